@@ -1,0 +1,54 @@
+# The embedded data set, drawn by `python tools/dataset_converters/make_shapes.py data/shapes`.
+dataset_type = 'ShapesDataset'
+data_root = 'data/shapes'
+crop_size = (96, 96)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadSegAnnotations'),
+    # The images are hardly larger than the crop: a factor of 0.5, as in the papers, would make half of it padding.
+    dict(type='RandomScale', ratio_range=(0.75, 1.5)),
+    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='PackSegInputs',
+        meta_keys=('img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'stream', 'unreadable'),
+    ),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadSegAnnotations'),
+    dict(type='PackSegInputs'),
+]
+
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='StreamSampler', labeled=8, unlabeled=8),
+    batch_sampler=dict(type='StreamBatchSampler'),
+    dataset=dict(
+        type='SemiDataset',
+        dataset=dict(type=dataset_type, data_root=data_root, ann_file='ImageSets/Segmentation/train.txt'),
+        labeled=24,
+        unlabeled='rest',
+        seed=0,
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='ImageSets/Segmentation/val.txt',
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

@@ -1,0 +1,1 @@
+model = dict(type='FixMatch', threshold=0.95)

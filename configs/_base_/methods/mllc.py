@@ -1,0 +1,21 @@
+# MLLC's parts for a network of 21 classes whose decoder ends in 256 channels.
+model = dict(
+    type='MLLC',
+    threshold=0.95,
+    slg_weight=0.1,
+    clg_weight=1.0,
+    intra_weight=0.5,
+    temperature=0.1,
+    prototype_momentum=0.99,
+    unsup_warmup=1,
+    heads=dict(
+        embedding=dict(type='ProjectionHead', in_channels=256, out_channels=256, source='decoder'),
+        graph=dict(
+            type='LabelGraph', num_classes=21, feature_channels=256, num_layers=2, num_neighbors=20, gamma=1.0, alpha=0.2
+        ),
+    ),
+)
+default_hooks = dict(
+    teacher=dict(type='EMATeacherHook', momentum=0.99),
+    prototypes=dict(type='PrototypeHook'),
+)

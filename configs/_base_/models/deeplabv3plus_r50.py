@@ -1,0 +1,47 @@
+# DeepLabV3+ at output stride 16, mmseg's ResNet with a 32-32-64 deep stem (its published ImageNet weights).
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+model = dict(
+    type='Supervised',
+    data_preprocessor=dict(
+        type='SemiDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=(512, 512),
+        strong=dict(type='StrongView'),
+        num_strong=1,
+        cutmix=dict(type='CutMix'),
+    ),
+    student=dict(
+        type='EncoderDecoder',
+        pretrained='open-mmlab://resnet50_v1c',
+        backbone=dict(
+            type='ResNetV1c',
+            depth=50,
+            num_stages=4,
+            out_indices=(0, 1, 2, 3),
+            dilations=(1, 1, 1, 2),
+            strides=(1, 2, 2, 1),
+            norm_cfg=norm_cfg,
+            norm_eval=False,
+            style='pytorch',
+            contract_dilation=True,
+        ),
+        decode_head=dict(
+            type='DeepLabV3PlusHead',
+            in_channels=2048,
+            in_index=3,
+            low_level_in_channels=256,
+            channels=256,
+            dilations=(1, 6, 12, 18),
+            dropout_ratio=0.1,
+            num_classes=21,
+            norm_cfg=norm_cfg,
+            align_corners=False,
+            loss_decode=dict(type='PixelCrossEntropyLoss'),
+        ),
+        test_cfg=dict(mode='whole'),
+    ),
+)

@@ -1,0 +1,11 @@
+# AdamW for small networks from scratch: 100 iterations of warm-up, then poly decay.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    constructor='SemiOptimWrapperConstructor',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=93)

@@ -1,0 +1,8 @@
+# SGD with poly decay, one rate for all parameters.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    constructor='SemiOptimWrapperConstructor',
+    optimizer=dict(type='SGD', lr=1e-2, momentum=0.9, weight_decay=1e-4),
+)
+param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=True, convert_to_iter_based=True)]
+train_cfg = dict(max_epochs=100)

@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/models/deeplabv3plus_r18w32.py',
+    '../_base_/datasets/shapes.py',
+    '../_base_/schedules/adamw_small.py',
+    '../_base_/default_runtime.py',
+    '../_base_/methods/mean_teacher.py',
+]
+model = dict(data_preprocessor=dict(size=(96, 96)), student=dict(decode_head=dict(num_classes=8)))

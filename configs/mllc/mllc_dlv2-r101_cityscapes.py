@@ -1,0 +1,13 @@
+# DMT's protocol for DeepLabV2: images halved to 512 x 1024, crop 256 x 512, no scaling, no flip.
+_base_ = [
+    '../_base_/models/deeplabv2_r101.py',
+    '../_base_/datasets/cityscapes_half.py',
+    '../_base_/schedules/sgd.py',
+    '../_base_/default_runtime.py',
+    '../_base_/methods/mllc.py',
+]
+model = dict(
+    data_preprocessor=dict(size=(256, 512)),
+    student=dict(decode_head=dict(num_classes=19)),
+    heads=dict(embedding=dict(in_channels=2048, source='backbone'), graph=dict(num_classes=19)),
+)

@@ -1,0 +1,13 @@
+# DMT's protocol for DeepLabV2: scale 0.5 to 1.5, crop 321; the embedding reads the backbone's last stage.
+_base_ = [
+    '../_base_/models/deeplabv2_r101.py',
+    '../_base_/datasets/voc_blender_321.py',
+    '../_base_/schedules/sgd_heads_x10.py',
+    '../_base_/default_runtime.py',
+    '../_base_/methods/mllc.py',
+]
+model = dict(
+    data_preprocessor=dict(size=(321, 321)),
+    heads=dict(embedding=dict(in_channels=2048, source='backbone')),
+)
+train_cfg = dict(max_epochs=150)

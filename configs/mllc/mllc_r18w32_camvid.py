@@ -1,0 +1,15 @@
+_base_ = [
+    '../_base_/models/deeplabv3plus_r18w32.py',
+    '../_base_/datasets/camvid.py',
+    '../_base_/schedules/adamw_small.py',
+    '../_base_/default_runtime.py',
+    '../_base_/methods/mllc.py',
+]
+model = dict(
+    data_preprocessor=dict(size=(96, 96)),
+    student=dict(decode_head=dict(num_classes=11)),
+    heads=dict(
+        embedding=dict(in_channels=64, out_channels=64, norm_cfg=dict(type='BN')),
+        graph=dict(num_classes=11, feature_channels=64),
+    ),
+)

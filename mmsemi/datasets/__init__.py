@@ -1,0 +1,26 @@
+"""Data sets, samplers and transforms; importing this registers them, and mmseg's."""
+
+from .camvid import CamVidDataset
+from .image_folder import ImageFolder
+from .partition import draw_partition, labeled_count, read_list, write_list
+from .semi_dataset import SemiDataset
+from .shapes import ShapesDataset
+from .stream_sampler import StreamBatchSampler, StreamSampler
+from .transforms import LoadSegAnnotations, RandomScale
+from .voc import PascalVOCAugDataset
+
+__all__ = [
+    'CamVidDataset',
+    'ImageFolder',
+    'LoadSegAnnotations',
+    'PascalVOCAugDataset',
+    'RandomScale',
+    'SemiDataset',
+    'ShapesDataset',
+    'StreamBatchSampler',
+    'StreamSampler',
+    'draw_partition',
+    'labeled_count',
+    'read_list',
+    'write_list',
+]

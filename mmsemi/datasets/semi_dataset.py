@@ -1,0 +1,256 @@
+"""One data set of two streams: a few labeled images, and many unlabeled ones."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from mmengine.dataset import Compose
+from mmengine.logging import print_log
+from torch.utils.data import Dataset
+
+from mmsemi.registry import DATASETS
+
+from .masks import classes_of_masks, is_decodable
+from .pool import Pool
+from .split import (
+    LABELED,
+    UNLABELED,
+    check_exist,
+    check_masks,
+    check_overlap,
+    class_names,
+    list_labeled,
+    list_unlabeled,
+)
+
+
+@DATASETS.register_module()
+class SemiDataset(Dataset):
+    """Labeled and unlabeled images of any mmseg data set.
+
+    Images ``0 .. num_labeled - 1`` are the labeled ones, the others are unlabeled. List files name one image a line, by
+    its id or path (``2007_000032``, ``aachen/aachen_000000_000019``, with or without suffix), or as ``image_path
+    mask_path`` relative to the data root; their paths may be absolute, relative to the working directory, or to the
+    data root.
+
+    Nothing on disk is touched before :meth:`full_init`, which the Runner calls before training, and which checks all
+    files.
+
+    Args:
+        dataset (dict | list): Config of the mmseg data set that holds the images, of a ``ConcatDataset``, or a list of
+            configs.
+        labeled (str | int | float): Which images are labeled: a fraction (``'1/8'``, ``0.125``, rounded up), a count
+            (``92``), or the path of a list file.
+        unlabeled (str | dict | None): ``'rest'`` (all others of ``dataset``), the path of a list file or of a folder of
+            images without masks, the config of another data set, or ``'none'``.
+        pipeline (list): Transforms of both streams; unlabeled images come without ``seg_map_path``.
+        unlabeled_pipeline (list, optional): Other transforms for unlabeled images.
+        candidates (str, optional): List file of the images from which labeled ones are drawn; a fraction is one of
+            these.
+        require_all_classes (bool): Whether the labeled images must show every class.
+        seed (int): Seed of the draw.
+        allow_overlap (bool): Whether an image may be both labeled and unlabeled.
+        check_files (bool): Whether all files, and the ids in all masks that will be read, are checked before training.
+        unlabeled_gt (bool): Whether unlabeled images bring their masks, for diagnostics.
+    """
+
+    def __init__(
+        self,
+        dataset: dict | Sequence,
+        labeled: str | int | float,
+        unlabeled: str | dict | None = 'rest',
+        pipeline: Sequence = (),
+        unlabeled_pipeline: Sequence | None = None,
+        candidates: str | None = None,
+        require_all_classes: bool = False,
+        seed: int = 0,
+        allow_overlap: bool = False,
+        check_files: bool = True,
+        unlabeled_gt: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.labeled = labeled
+        self.unlabeled = unlabeled
+        self.candidates = candidates
+        self.require_all_classes = require_all_classes
+        self.seed = seed
+        self.allow_overlap = allow_overlap
+        self.check_files = check_files
+        self.unlabeled_gt = unlabeled_gt
+        self.pipelines = {LABELED: Compose(pipeline), UNLABELED: Compose(unlabeled_pipeline or pipeline)}
+        self._fully_initialized = False
+
+    def full_init(self) -> None:
+        """List the images, draw the partition and check the files.
+
+        Raises:
+            FileNotFoundError: If a data root, list file, image or mask is missing.
+            ValueError: If a list is empty or names an unknown image, the lists overlap, more labeled images are asked
+                for than there are, or a mask holds an id outside the classes.
+            RuntimeError: If the mask of a labeled image cannot be decoded.
+        """
+        if self._fully_initialized:
+            return
+        pool = Pool(self.dataset)
+        self._metainfo = pool.metainfo
+        labeled = list_labeled(pool, self.labeled, self.candidates, self.require_all_classes, self.seed)
+        unlabeled = list_unlabeled(pool, self.unlabeled, labeled)
+        if not self.allow_overlap:
+            check_overlap(pool, labeled, unlabeled)
+        self._ids = [pool.name(info['img_path']) for info in labeled + unlabeled]
+        if not self.unlabeled_gt:
+            unlabeled = [{k: v for k, v in info.items() if k != 'seg_map_path'} for info in unlabeled]
+        if self.check_files:
+            check_exist(labeled, LABELED, masks=True)
+            check_exist(unlabeled, UNLABELED, masks=self.unlabeled_gt)
+            masked = labeled + unlabeled if self.unlabeled_gt else labeled
+            check_masks(masked, len(class_names(pool.metainfo)))
+        self._num_labeled = len(labeled)
+        self._infos = labeled + unlabeled
+        self._fully_initialized = True
+        print_log(f'SemiDataset: {len(labeled)} labeled and {len(unlabeled)} unlabeled images.', logger='current')
+
+    @property
+    def metainfo(self) -> dict:
+        """Classes and palette, as mmseg's data sets give them."""
+        self.full_init()
+        return copy.deepcopy(self._metainfo)
+
+    @property
+    def num_labeled(self) -> int:
+        """Number of labeled images."""
+        self.full_init()
+        return self._num_labeled
+
+    @property
+    def num_unlabeled(self) -> int:
+        """Number of unlabeled images."""
+        self.full_init()
+        return len(self._infos) - self._num_labeled
+
+    @property
+    def labeled_ids(self) -> list[str]:
+        """Ids of the labeled images, as a list file would give them."""
+        self.full_init()
+        return self._ids[: self._num_labeled]
+
+    @property
+    def unlabeled_ids(self) -> list[str]:
+        """Ids of the unlabeled images, as a list file would give them."""
+        self.full_init()
+        return self._ids[self._num_labeled :]
+
+    def __len__(self) -> int:
+        self.full_init()
+        return len(self._infos)
+
+    def get_data_info(self, index: int) -> dict:
+        """What is known of an image before loading it: ``img_path``, ``stream``, ``seg_map_path`` if it is labeled."""
+        self.full_init()
+        index = range(len(self._infos))[index]
+        info = copy.deepcopy(self._infos[index])
+        info.update(stream=LABELED if index < self._num_labeled else UNLABELED, sample_idx=index)
+        return info
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        """Load and transform one image.
+
+        Args:
+            key (int | tuple[int, int]): Its index, and by choice a seed, as ``StreamSampler`` gives them. With a seed,
+                the transforms draw from it alone: what they do depends neither on the number of workers nor on when a
+                run was resumed.
+
+        Raises:
+            RuntimeError: If a labeled image or its mask, or every unlabeled image, is unreadable.
+        """
+        self.full_init()
+        index, seed = key if isinstance(key, (tuple, list)) else (key, None)
+        index = range(len(self._infos))[index]
+        return self._load_labeled(index, seed) if index < self._num_labeled else self._load_unlabeled(index, seed)
+
+    def _load_labeled(self, index: int, seed: int | None) -> dict:
+        info = self.get_data_info(index)
+        try:
+            return self._transform(index, seed)
+        except Exception as error:
+            for key, backend in (('img_path', 'cv2'), ('seg_map_path', 'pillow')):
+                if key in info and not is_decodable(info[key], backend):
+                    kind = 'image' if key == 'img_path' else 'mask'
+                    raise RuntimeError(
+                        f'The labeled {kind} {info[key]} cannot be read; replace the file or take it out of the list.'
+                    ) from error
+            raise
+
+    def _load_unlabeled(self, index: int, seed: int | None) -> dict:
+        """Load an unlabeled image, or the next readable one; the paths of those skipped go into its metainfo."""
+        skipped: list[str] = []
+        for step in range(self.num_unlabeled):
+            number = self._num_labeled + (index - self._num_labeled + step) % self.num_unlabeled
+            try:
+                results = self._transform(number, seed)
+            except Exception:
+                path = self._infos[number]['img_path']
+                # Any other failure is an error in the transforms and must not be hidden.
+                if is_decodable(path):
+                    raise
+                skipped.append(path)
+                continue
+            if skipped:
+                _set_meta(results, unreadable=skipped)
+            return results
+        raise RuntimeError(
+            f'None of the {self.num_unlabeled} unlabeled images can be read, among them {skipped[0]}; check the files.'
+        )
+
+    def _transform(self, index: int, seed: int | None) -> dict:
+        info = self.get_data_info(index)
+        with seeded(seed):
+            results = self.pipelines[info['stream']](info)
+        if results is None:
+            raise RuntimeError(
+                f'The pipeline gave nothing for {info["img_path"]}; its transforms must not drop images.'
+            )
+        _set_meta(results, stream=info['stream'])
+        return results
+
+    def class_coverage(self) -> dict[str, int]:
+        """Number of labeled images that show each class."""
+        self.full_init()
+        names = class_names(self._metainfo)
+        counts = dict.fromkeys(names, 0)
+        for classes in classes_of_masks(self._infos[: self._num_labeled], len(names)):
+            for label in classes:
+                counts[names[label]] += 1
+        return counts
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seed the generators of Python, NumPy and torch (CPU), and restore them afterwards; None changes nothing."""
+    if seed is None:
+        yield
+        return
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+        # torch.manual_seed would seed the GPUs as well, which are not ours to touch here.
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _set_meta(results: dict, **meta) -> None:
+    """Put ``meta`` where the model and the hooks read it, whatever the keys that the pipeline packs."""
+    if 'data_samples' in results:
+        results['data_samples'].set_metainfo(meta)
+    else:
+        results.update(meta)

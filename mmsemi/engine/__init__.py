@@ -1,0 +1,19 @@
+from .checkpoint_fit_hook import CheckpointFitHook
+from .ema_teacher_hook import EMATeacherHook
+from .finite_loss_hook import FiniteLossHook
+from .loops import TeacherStudentValLoop
+from .optim_constructor import SemiOptimWrapperConstructor
+from .progress_hook import ProgressHook
+from .prototype_hook import PrototypeHook
+from .unreadable_image_hook import UnreadableImageHook
+
+__all__ = [
+    'CheckpointFitHook',
+    'EMATeacherHook',
+    'FiniteLossHook',
+    'PrototypeHook',
+    'ProgressHook',
+    'SemiOptimWrapperConstructor',
+    'TeacherStudentValLoop',
+    'UnreadableImageHook',
+]

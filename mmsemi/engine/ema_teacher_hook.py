@@ -1,0 +1,80 @@
+"""The teacher follows the student."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from mmsemi.registry import HOOKS
+
+from .utils import segmentor_of
+
+
+@HOOKS.register_module()
+class EMATeacherHook(Hook):
+    """Move the teacher towards the student after each optimizer step: a few fused kernels for all its tensors.
+
+    The momentum warms up as ``min(1 - 1 / (iter + 1), momentum)``, so that the teacher is the mean of the first students.
+
+    Source: Tarvainen and Valpola, 2017 (arXiv:1703.01780); the warm-up as in U2PL, AugSeg and others.
+
+    Args:
+        momentum (float): Share of the old teacher that a step keeps, in [0, 1). Defaults to 0.99.
+        buffers (str): ``'average'``: floating-point buffers (batch statistics) are averaged too; ``'copy'``: taken from the
+            student. Defaults to 'average'.
+
+    Raises:
+        ValueError: If an argument is out of range; before training, if the model has no teacher.
+    """
+
+    priority = 'HIGH'
+
+    def __init__(self, momentum: float = 0.99, buffers: str = 'average') -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f'EMATeacherHook: momentum must lie in [0, 1), not {momentum}.')
+        if buffers not in ('average', 'copy'):
+            raise ValueError(f"EMATeacherHook: buffers must be 'average' or 'copy', not {buffers!r}.")
+        self.momentum = momentum
+        self.buffers = buffers
+
+    def before_train(self, runner: Runner) -> None:
+        """Pair the tensors of both branches."""
+        model = segmentor_of(runner)
+        if not getattr(model, 'has_teacher', False):
+            raise ValueError(
+                f'EMATeacherHook needs a teacher, but {type(model).__name__} has none; remove it from '
+                'default_hooks or choose a method with a teacher.'
+            )
+        self._groups, self._copies = _pair(model.teacher, model.student, self.buffers)
+
+    @torch.no_grad()
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict = None, outputs: dict = None) -> None:
+        """Update the teacher, unless gradients are still being accumulated."""
+        wrapper = runner.optim_wrapper
+        if not getattr(wrapper, 'should_update', lambda: True)():
+            return
+        update = get_ema_multi_avg_fn(min(1 - 1 / (runner.iter + 1), self.momentum))
+        for teacher, student in self._groups:
+            update(teacher, student, None)
+        if self._copies[0]:
+            torch._foreach_copy_(*self._copies)
+
+
+def _pair(
+    teacher: nn.Module, student: nn.Module, buffers: str
+) -> tuple[list[tuple[list[Tensor], list[Tensor]]], tuple[list[Tensor], list[Tensor]]]:
+    """Tensors to average, grouped by dtype as fused kernels want them, and tensors to copy."""
+    averaged: dict[torch.dtype, tuple[list, list]] = defaultdict(lambda: ([], []))
+    copied: tuple[list, list] = ([], [])
+    tensors = [(t, s, True) for t, s in zip(teacher.parameters(), student.parameters(), strict=True)]
+    tensors += [(t, s, buffers == 'average') for t, s in zip(teacher.buffers(), student.buffers(), strict=True)]
+    for ours, theirs, average in tensors:
+        target = averaged[ours.dtype] if average and ours.is_floating_point() else copied
+        target[0].append(ours.data)
+        target[1].append(theirs.data)
+    return list(averaged.values()), copied

@@ -1,0 +1,268 @@
+"""What ``tools/train.py`` and ``tools/test.py`` share: finding configs, running where there is no GPU, errors that speak."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import difflib
+import inspect
+import io
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from torch import distributed
+
+PACKAGE = Path(__file__).resolve().parents[1]
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+ERROR_FILE = 'MMSEMI_ERROR_FILE'
+"""Environment variable: the file in which ``tools/dist_run.py`` wants the sentence that ended a rank."""
+
+_INPUT_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, KeyError)
+
+
+class UsageError(ValueError):
+    """The command line asks for what cannot be; the message says what to change."""
+
+
+# Configs
+
+
+def resource_roots() -> list[Path]:
+    """Folders that may hold ``configs`` and ``tools``: ``mmsemi/.mim`` of an installed package, the root of a checkout."""
+    return [PACKAGE / '.mim', PACKAGE.parent]
+
+
+def find_config(name: str) -> str:
+    """Find a config file.
+
+    Args:
+        name (str): A path, or the path of a config of mmsemi, with or without ``configs/`` in front.
+
+    Returns:
+        str: Path of the file.
+
+    Raises:
+        UsageError: If there is none; the message names the closest ones.
+    """
+    if Path(name).is_file():
+        return name
+    roots = [root for root in resource_roots() if (root / 'configs').is_dir()]
+    for root in roots:
+        for candidate in (root / name, root / 'configs' / name):
+            if candidate.is_file():
+                return str(candidate)
+    raise UsageError(f'The config {name} does not exist{_suggest_config(name, roots)}.')
+
+
+def _suggest_config(name: str, roots: list[Path]) -> str:
+    known = {}
+    for path in (path for root in roots[:1] for path in sorted((root / 'configs').rglob('*.py'))):
+        known.setdefault(path.name, path.relative_to(roots[0]).as_posix())
+    close = [known[match] for match in difflib.get_close_matches(Path(name).name, known, n=3)]
+    return f'; did you mean {" or ".join(close)}?'.rstrip('?') if close else ''
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints, by default work_dirs/<name of the config>')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override keys of the config, for example train_dataloader.dataset.labeled=92 train_cfg.max_epochs=10',
+    )
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the arguments of :func:`add_arguments` and ``args.config`` describe, fit for this machine."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    path = find_config(args.config)
+    cfg = Config.fromfile(path)
+    if args.cfg_options:
+        _check_options(cfg, args.cfg_options)
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
+    prepare_config(cfg, args.launcher)
+    return cfg
+
+
+def _check_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Refuse a misspelt first key, which mmengine would add to the config and nothing would read."""
+    readable = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters}
+    for option in options:
+        key = option.split('.')[0]
+        close = difflib.get_close_matches(key, readable, n=1, cutoff=0.8)
+        if key not in readable and close:
+            raise UsageError(f'--cfg-options {option}: the config has no key {key}; did you mean {close[0]}?')
+
+
+# Machines
+
+
+def prepare_config(cfg: Config, launcher: str) -> None:
+    """Make a config, written for GPUs, run on this machine too; where there is a GPU only ``cfg.launcher`` is set.
+
+    On a CPU, SyncBN becomes BN, and several processes talk through gloo (mmengine's launchers need CUDA).
+
+    Args:
+        cfg (Config): Changed in place.
+        launcher (str): Who started the processes, one of ``LAUNCHERS``.
+
+    Raises:
+        UsageError: If this machine cannot run several processes under ``launcher``.
+    """
+    cfg.launcher = launcher
+    device = get_device()
+    if device not in ('cpu', 'mps'):
+        return
+    _replace_sync_bn(cfg.get('model'))
+    if launcher == 'none':
+        return
+    if launcher != 'pytorch' or device == 'mps':
+        raise UsageError(
+            f'--launcher {launcher} needs a GPU that mmengine can distribute over, and this machine has none; use '
+            'tools/dist_train.sh on a machine without GPU, or one process.'
+        )
+    if not distributed.is_initialized():
+        seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        options = {} if seconds is None else {'timeout': datetime.timedelta(seconds=seconds)}
+        distributed.init_process_group('gloo', **options)
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        **(cfg.get('model_wrapper_cfg') or {}),
+        'device_ids': None,
+    }
+
+
+def _replace_sync_bn(node: Any) -> None:
+    if isinstance(node, dict):
+        if node.get('type') in ('SyncBN', 'MMSyncBN'):
+            node['type'] = 'BN'
+        for value in node.values():
+            _replace_sync_bn(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _replace_sync_bn(value)
+
+
+# Console
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the packages below print while they are imported.
+
+    mmseg reports a missing client of a data service that nobody here uses, mmcv a missing compiled operator.
+    """
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        yield
+
+
+class WithoutWeightInit(logging.Filter):
+    """Drops the report of how each parameter was initialised: two lines a parameter, 600 and more for a segmentor."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep the record?"""
+        message = str(record.msg)
+        return not (message.startswith('\n') and ' - torch.Size(' in message.split(':', 1)[0])
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, with a console that is free of weight initialisation (it stays in the log file)."""
+    with quiet():
+        import mmseg.datasets
+        import mmseg.models  # noqa: F401
+
+        import mmsemi.models  # noqa: F401
+    runner = Runner.from_cfg(cfg)
+    for handler in runner.logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(WithoutWeightInit())
+    return runner
+
+
+# Errors
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a tool's ``main``; errors of the user's input end it with one sentence, last in the output, and exit status 2.
+
+    The traceback goes to the log file where there is one. Other errors are bugs and pass through.
+    """
+    try:
+        main()
+    except Exception as error:
+        if not _is_input_error(error):
+            raise
+        _report(error)
+        sys.exit(2)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _is_input_error(error: Exception) -> bool:
+    if isinstance(error, _INPUT_ERRORS):
+        return True
+    if isinstance(error, TypeError) and 'unexpected keyword argument' in str(error):
+        return True
+    # Whatever mmsemi raises by itself is meant for the user; a worker's traceback is in the message.
+    places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)][-1:]
+    places += [line.split('"')[1] for line in str(error).splitlines() if line.strip().startswith('File "')][-1:]
+    return Path(places[-1]).is_relative_to(PACKAGE) if places else False
+
+
+def _sentence(error: Exception) -> str:
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = [line for line in message.strip().splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if 'Original Traceback' in message:  # raised in a worker of the data loader: "FileNotFoundError: the sentence"
+        return lines[-1].partition(': ')[2] or lines[-1]
+    return ' '.join(line.strip() for line in lines)
+
+
+def _report(error: Exception) -> None:
+    details = ''.join(traceback.format_exception(error))
+    # Without a runner mmengine has no logger of a run, and asking for the current one would make it.
+    handlers = MMLogger.get_current_instance().handlers if MMLogger._instance_dict else []
+    files = [handler for handler in handlers if isinstance(handler, logging.FileHandler)]
+    for handler in files:
+        handler.stream.write(details)
+        handler.stream.flush()
+    if not isinstance(error, UsageError):
+        sys.stderr.write(f'The traceback is in {files[0].baseFilename}\n' if files else details)
+    sentence = f'error: {_sentence(error)}\n'
+    if os.environ.get(ERROR_FILE):
+        # Every rank may get here; the launcher prints the first one's sentence when all have ended.
+        with contextlib.suppress(FileExistsError), open(os.environ[ERROR_FILE], 'x', encoding='utf-8') as file:
+            file.write(sentence)
+    else:
+        sys.stderr.write(sentence)
+    sys.stderr.flush()
+
+
+def threads_per_process(processes: int) -> int:
+    """How many threads each of ``processes`` should compute with so that together they fill the machine's cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return max(1, min(cores, torch.get_num_threads() if processes == 1 else cores) // processes)

@@ -1,0 +1,42 @@
+"""Where training stands: the same numbers, and the same random numbers, whether a run was resumed or not."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmsemi.registry import HOOKS
+
+from .utils import segmentor_of
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Tell the model the epoch, and make the random state of each epoch a function of (seed, rank, epoch).
+
+    What validation, checkpoints or a restart drew before does not matter then: a run resumed at an epoch's end continues bit
+    for bit. The workers need none of this; ``StreamSampler`` gives each sample its own seed.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Find out how long an epoch is."""
+        self._steps = max(1, len(runner.train_dataloader))
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict = None) -> None:
+        """Seed at an epoch's first step, after the data loader drew its own numbers."""
+        if runner.iter % self._steps == 0:
+            entropy = np.random.SeedSequence([runner.seed, get_rank(), runner.iter // self._steps])
+            seed = int(entropy.generate_state(1)[0])
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+        model = segmentor_of(runner)
+        if hasattr(model, 'epoch'):
+            model.epoch.fill_(runner.iter / self._steps)

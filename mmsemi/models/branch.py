@@ -1,0 +1,112 @@
+"""Branch: a stock mmseg segmentor with named auxiliary heads, the unit that the EMA teacher copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from mmengine.model import BaseModule
+from mmseg.models.utils import resize
+from torch import Tensor, nn
+
+from mmsemi.registry import MODELS
+
+
+@dataclass
+class BranchOutput:
+    """What a branch computed for ``B`` images of ``size`` (H, W).
+
+    Args:
+        features (tuple[Tensor]): The levels of the backbone (or neck), each (B, C_l, h_l, w_l).
+        coarse_logits (Tensor): Class scores at the decode head's resolution, (B, C, h, w).
+        size (tuple[int, int]): Height and width of the input.
+        align_corners (bool): How the decode head resizes.
+        decoder (Tensor, optional): The feature that the last classifier reads, (B, D, h, w); kept when a head asks for it.
+    """
+
+    features: tuple[Tensor, ...]
+    coarse_logits: Tensor
+    size: tuple[int, int]
+    align_corners: bool = False
+    decoder: Tensor | None = None
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Class scores at the resolution of the input, (B, C, H, W)."""
+        return resize(self.coarse_logits, size=self.size, mode='bilinear', align_corners=self.align_corners)
+
+    def split(self, sizes: list[int]) -> list[BranchOutput]:
+        """Take apart the images of a joint pass, ``sizes`` images each."""
+        features = zip(*(level.split(sizes) for level in self.features), strict=True)
+        logits = self.coarse_logits.split(sizes)
+        decoder = [None] * len(sizes) if self.decoder is None else self.decoder.split(sizes)
+        return [
+            BranchOutput(f, x, self.size, self.align_corners, d)
+            for f, x, d in zip(features, logits, decoder, strict=True)
+        ]
+
+
+class Branch(BaseModule):
+    """A segmentor and the auxiliary heads that a method adds to it.
+
+    ``segmentor`` is an ordinary mmseg ``EncoderDecoder``: any backbone and any decode head that scores pixels go in
+    unchanged, and exporting is taking it out.
+
+    Args:
+        segmentor (dict): Config of the segmentor.
+        heads (dict[str, dict], optional): Configs of the auxiliary heads by name. A head is called by its method; one with
+            ``source = 'decoder'`` reads the feature in front of the decode head's classifier.
+
+    Raises:
+        ValueError: If a head reads the decoder's feature, and the decode head has none in front of one classifier.
+    """
+
+    def __init__(self, segmentor: dict, heads: dict[str, dict] | None = None) -> None:
+        super().__init__()
+        self.segmentor = MODELS.build(segmentor)
+        self.heads = nn.ModuleDict({name: MODELS.build(head) for name, head in (heads or {}).items()})
+        self._decoder: Tensor | None = None
+        readers = [name for name, head in self.heads.items() if getattr(head, 'source', None) == 'decoder']
+        if readers:
+            self._tap_decoder(readers[0])
+
+    def _tap_decoder(self, reader: str) -> None:
+        decode_head = self.segmentor.decode_head
+        classifier = getattr(decode_head, 'conv_seg', None)
+        if classifier is None:
+            raise ValueError(
+                f"The head '{reader}' reads source='decoder', but {type(decode_head).__name__} classifies the backbone's "
+                f"features directly; set model.heads.{reader}.source='backbone'."
+            )
+        # Dropout belongs to the classifier: what other heads read is the feature in front of it.
+        dropout = getattr(decode_head, 'dropout', None)
+        (classifier if dropout is None else dropout).register_forward_pre_hook(self._keep_decoder)
+
+    def _keep_decoder(self, module: nn.Module, args: tuple[Tensor]) -> None:
+        self._decoder = args[0]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the decode head scores."""
+        return self.segmentor.decode_head.num_classes
+
+    def forward(self, images: Tensor) -> BranchOutput:
+        """Score ``images`` (B, 3, H, W)."""
+        features = tuple(self.segmentor.extract_feat(images))
+        logits = self.segmentor.decode_head(features)
+        decoder, self._decoder = self._decoder, None
+        size = tuple(images.shape[-2:])
+        return BranchOutput(features, logits, size, self.segmentor.align_corners, decoder)
+
+    def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
+        """Score several views in one pass, so that they share batch statistics.
+
+        Args:
+            **views (Tensor): Images by name, (B_v, 3, H, W).
+
+        Returns:
+            dict[str, BranchOutput]: The outputs under the same names.
+        """
+        sizes = [view.shape[0] for view in views.values()]
+        return dict(zip(views, self(torch.cat(list(views.values()))).split(sizes), strict=True))

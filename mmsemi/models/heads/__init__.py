@@ -1,0 +1,5 @@
+from .deeplabv2_head import DeepLabV2Head
+from .deeplabv3plus_head import DeepLabV3PlusHead
+from .projection_head import ProjectionHead
+
+__all__ = ['DeepLabV2Head', 'DeepLabV3PlusHead', 'ProjectionHead']

@@ -1,0 +1,91 @@
+"""Contrast of pixel features within an image and with class prototypes: MLLC's loss on the semantic-level graph.
+
+Both losses compute in float32 (float64 if given float64) whatever autocast says, and leave out nodes that ``valid``
+marks False and nodes whose label is none of the classes (255 = ignore).
+
+Source: Multi-Level Label Correction (MLLC), Xiao et al., 2024 (arXiv:2404.02065), eq. 12. The paper sums over pixels
+and pairs; we take means, so that the losses' weights do not depend on the crop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _counted(labels: Tensor, num_classes: int, valid: Tensor | None) -> Tensor:
+    counted = (labels >= 0) & (labels < num_classes)
+    return counted if valid is None else counted & valid
+
+
+def intra_image_contrast(features: Tensor, labels: Tensor, num_classes: int, valid: Tensor | None = None) -> Tensor:
+    """Pull features of one class in an image to cosine 1, those of different classes to cosine 0 (eq. 12, first term).
+
+    The mean over ordered pairs (i, j), i = j included, of (v_i . v_j - 1)^2 if the labels agree and (v_i . v_j)^2 if
+    not, then over images. Computed as |V^T V|^2 - 2 sum_c |sum_{i in c} v_i|^2 + sum_c n_c^2: O(n D^2), exact.
+
+    Args:
+        features (Tensor): Features of length 1, (B, n, D).
+        labels (Tensor): Class of each node, long, (B, n).
+        num_classes (int): Number of classes C.
+        valid (Tensor, optional): False at nodes that do not count, bool, (B, n).
+
+    Returns:
+        Tensor: Scalar, in [0, 1] where cosines are >= 0. Images without a node that counts add 0 to the mean.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        features = _full_precision(features)
+        counted = _counted(labels, num_classes, valid)
+        member = (labels[..., None] == torch.arange(num_classes, device=labels.device)) & counted[..., None]
+        member = member.to(features.dtype)
+        count = member.sum(1)
+        size = count.sum(-1, keepdim=True).clamp_min(1)
+        # Divided by n before they are squared: n^2 has more digits than float32.
+        features = features.masked_fill(~counted[..., None], 0.0)
+        gram = features.transpose(1, 2) @ features / size[..., None]
+        class_sum = member.transpose(1, 2) @ features / size[..., None]
+        share = count / size
+        squares = [x.square().flatten(1).sum(1) for x in (gram, class_sum, share)]
+        return (squares[0] - 2 * squares[1] + squares[2]).mean()
+
+
+def prototype_contrast(
+    features: Tensor,
+    labels: Tensor,
+    prototypes: Tensor,
+    seen: Tensor,
+    temperature: float = 0.1,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Pull features to the prototype of their class and away from the others (eq. 12, second term).
+
+    The mean over nodes of -log softmax(v_i . p / temperature)[y_i]. Classes without a prototype are in no denominator,
+    and their nodes do not count.
+
+    Args:
+        features (Tensor): Features of length 1, (B, n, D).
+        labels (Tensor): Class of each node, long, (B, n).
+        prototypes (Tensor): Prototype of each class, (C, D).
+        seen (Tensor): Whether the class has a prototype, bool, (C,).
+        temperature (float): What similarities are divided by, > 0.
+        valid (Tensor, optional): False at nodes that do not count, bool, (B, n).
+
+    Returns:
+        Tensor: Scalar, >= 0; 0 if no node counts.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        features, prototypes = _full_precision(features), _full_precision(prototypes)
+        num_classes = prototypes.size(0)
+        labels = torch.where(_counted(labels, num_classes, valid), labels, num_classes)
+        # One more class that is never seen takes the nodes that do not count.
+        counted = torch.cat((seen, seen.new_zeros(1)))[labels]
+        similarity = features @ prototypes.to(features.dtype).t() / temperature
+        own = similarity.gather(-1, labels.clamp_max(num_classes - 1)[..., None]).squeeze(-1)
+        # Finite, not -inf: without any seen class the gradient stays 0 instead of NaN.
+        among_seen = similarity.masked_fill(~seen, torch.finfo(similarity.dtype).min).logsumexp(-1)
+        loss = torch.where(counted, among_seen - own, 0.0)
+        return loss.sum() / counted.sum().clamp_min(1)

@@ -1,0 +1,106 @@
+"""Losses a pixel, without a host round trip, each normalised as the papers of this field do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmsemi.registry import MODELS
+from mmsemi.structures import IGNORE_INDEX, PseudoLabel
+
+
+def pixel_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | None = None) -> Tensor:
+    """Weighted cross-entropy to a pseudo-label, summed over pixels and divided by the number of *valid* pixels.
+
+    Pixels that the threshold left out count in the denominator, as in all released code of this field: a batch with few
+    confident pixels teaches little.
+
+    Args:
+        logits (Tensor): Class scores, (B, C, H, W).
+        pseudo (PseudoLabel): Labels and weights, (B, H, W).
+        valid (Tensor, optional): False where the crop was padded, (B, H, W). Defaults to all pixels.
+
+    Returns:
+        Tensor: A scalar.
+    """
+    loss = F.cross_entropy(logits, pseudo.label, reduction='none', ignore_index=IGNORE_INDEX) * pseudo.weight
+    return masked_mean(loss, valid)
+
+
+def masked_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean of ``values`` where ``valid`` is True, 0 where nothing is."""
+    if valid is None:
+        return values.mean()
+    # `where`, not a product: what stands at an invalid pixel may be infinite.
+    return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)
+
+
+@MODELS.register_module()
+class PixelCrossEntropyLoss(nn.Module):
+    """Cross-entropy averaged over the pixels that are not ignored, for a decode head's ``loss_decode``.
+
+    mmseg's ``CrossEntropyLoss`` divides by all pixels, or, with ``avg_non_ignore``, counts the others on the host.
+
+    Args:
+        loss_weight (float): Factor of the loss. Defaults to 1.0.
+        class_weight (list[float], optional): Factor of each class.
+        loss_name (str): Name in the log. Defaults to 'loss_ce'.
+    """
+
+    def __init__(
+        self, loss_weight: float = 1.0, class_weight: list[float] | None = None, loss_name: str = 'loss_ce'
+    ) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.loss_name = loss_name
+        weight = None if class_weight is None else torch.tensor(class_weight)
+        self.register_buffer('class_weight', weight, persistent=False)
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+    ) -> Tensor:
+        """Compare ``logits`` (B, C, H, W) with ``labels`` (B, H, W); ``weight`` (B, H, W) multiplies each pixel."""
+        loss = F.cross_entropy(logits, labels, self.class_weight, reduction='none', ignore_index=ignore_index)
+        if weight is not None:
+            loss = loss * weight
+        return self.loss_weight * masked_mean(loss, labels != ignore_index)
+
+
+@MODELS.register_module()
+class OhemCrossEntropyLoss(PixelCrossEntropyLoss):
+    """Cross-entropy of hard pixels alone: those whose class has a probability below ``threshold``, at least ``min_kept``.
+
+    Source: Shrivastava et al., 2016 (arXiv:1604.03540), in the form that all Cityscapes protocols here use; the set of kept
+    pixels is found on the device.
+
+    Args:
+        threshold (float): Probability of the true class under which a pixel is hard. Defaults to 0.7.
+        min_kept (int): Pixels kept at least, over the whole batch. Defaults to 100000.
+        **kwargs: Those of :class:`PixelCrossEntropyLoss`.
+
+    Raises:
+        ValueError: If ``threshold`` lies outside (0, 1) or ``min_kept`` is below 1.
+    """
+
+    def __init__(self, threshold: float = 0.7, min_kept: int = 100_000, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if not 0 < threshold < 1 or min_kept < 1:
+            raise ValueError(
+                f'OhemCrossEntropyLoss: threshold in (0, 1) and min_kept >= 1 are needed, not {threshold} and {min_kept}.'
+            )
+        self.threshold = threshold
+        self.min_kept = min_kept
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+    ) -> Tensor:
+        """Compare ``logits`` (B, C, H, W) with ``labels`` (B, H, W)."""
+        with torch.no_grad():
+            valid = labels != ignore_index
+            index = torch.where(valid, labels, 0)[:, None]
+            prob = logits.float().softmax(1).gather(1, index)[:, 0].masked_fill(~valid, 2.0)
+            kept = min(self.min_kept, prob.numel())
+            limit = prob.flatten().kthvalue(kept).values.clamp(min=self.threshold)
+            labels = torch.where(prob <= limit, labels, ignore_index)
+        return super().forward(logits, labels, weight, ignore_index)

@@ -1,0 +1,259 @@
+"""The two graphs of MLLC as functions: exact, and linear in the number of nodes.
+
+Nodes are pixels. Every function takes batches (B, n, .), one graph per batch entry, computes in float32 (float64 if
+given float64) whatever autocast says, is differentiable, and needs neither an n x n matrix (the two named dense aside)
+nor a host round trip. Nodes that ``valid`` marks False are padding: nobody's neighbour, part of no degree and no sum.
+Their values must be finite.
+
+Source: Multi-Level Label Correction (MLLC), Xiao et al., 2024 (arXiv:2404.02065), eq. 4 to 7.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_TILE_ROWS = 64
+_NO_DEGREE = 1e-12
+"""Degrees up to this count as 0: their inverse root would overflow in the gradient."""
+
+
+def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Float32 versions of half-precision tensors; float32 and float64 pass unchanged."""
+    return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
+
+
+def no_autocast(like: Tensor) -> torch.autocast:
+    """Context in which operations on ``like``'s device keep the precision of their inputs."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+# Sparse products over k neighbours. They loop over the ranks 0..k-1, so temporaries stay (B, n, D), never (B, n, k, D).
+
+
+def _ranks(index: Tensor, channels: int) -> list[Tensor]:
+    """The neighbours of one rank, (B, n, D), for each rank: what ``gather`` and ``scatter_add`` read quickly."""
+    return [rank.unsqueeze(-1).expand(-1, -1, channels) for rank in index.unbind(-1)]
+
+
+def _product(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    total = torch.zeros_like(x)
+    for rank, neighbors in enumerate(_ranks(index, x.size(-1))):
+        total.addcmul_(weight[..., rank, None], x.gather(1, neighbors))
+    return total
+
+
+def _transposed_product(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    total = torch.zeros_like(x)
+    for rank, neighbors in enumerate(_ranks(index, x.size(-1))):
+        total.scatter_add_(1, neighbors, weight[..., rank, None] * x)
+    return total
+
+
+def _edge_dot(index: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    dots = torch.empty(index.shape, dtype=source.dtype, device=source.device)
+    for rank, neighbors in enumerate(_ranks(index, source.size(-1))):
+        dots[..., rank] = (source * target.gather(1, neighbors)).sum(-1)
+    return dots
+
+
+class _SymmetricProduct(torch.autograd.Function):
+    """(Ahat + Ahat^T) x for the sparse Ahat with entries ``weight`` at ``index``."""
+
+    @staticmethod
+    def forward(ctx, index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(index, weight, x)
+        return _product(index, weight, x) + _transposed_product(index, weight, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        index, weight, x = ctx.saved_tensors
+        grad_x = _product(index, weight, grad) + _transposed_product(index, weight, grad)
+        return None, _edge_dot(index, grad, x) + _edge_dot(index, x, grad), grad_x
+
+
+class _EdgeSimilarity(torch.autograd.Function):
+    """Dot product of every node with each of its neighbours, (B, n, k)."""
+
+    @staticmethod
+    def forward(ctx, index: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(index, x)
+        return _edge_dot(index, x, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+        index, x = ctx.saved_tensors
+        return None, _product(index, grad, x) + _transposed_product(index, grad, x)
+
+
+# Semantic-level graph
+
+
+def _nearest(unit: Tensor, k: int, valid: Tensor | None, block_size: int) -> tuple[Tensor, Tensor]:
+    """Index of the k most similar other nodes, (B, n, k), and whether each exists: not padding, not the node itself."""
+    batch, n, _ = unit.shape
+    k = min(k, n - 1)
+    rows = max(1, block_size // batch)
+    nodes = torch.arange(n, device=unit.device)
+    indices, found = [], []
+    for start in range(0, n, rows):
+        block = unit[:, start : start + rows]
+        similarity = block @ unit.transpose(1, 2)
+        similarity.masked_fill_(nodes[start : start + rows, None] == nodes, -torch.inf)
+        if valid is not None:
+            similarity.masked_fill_(~valid[:, None], -torch.inf)
+        value, index = similarity.topk(k, dim=-1)
+        indices.append(index)
+        found.append(value > -torch.inf)
+    return torch.cat(indices, 1), torch.cat(found, 1)
+
+
+def _positive_power(cosine: Tensor, gamma: float, kept: Tensor) -> Tensor:
+    """[cosine]_+^gamma where ``kept``, else 0. The inner ``where`` keeps the gradient finite at 0 for gamma < 1."""
+    kept = kept & (cosine > 0)
+    return torch.where(kept, torch.where(kept, cosine, 1.0).pow(gamma), 0.0)
+
+
+def knn_affinity(
+    features: Tensor, k: int, gamma: float = 1.0, valid: Tensor | None = None, block_size: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Affinity of every node to its k nearest neighbours by cosine, exact (eq. 4).
+
+    Similarities are computed for ``block_size`` rows at a time and forgotten: memory O(n (k + D)), and the gradient
+    with respect to the features takes the same. The set of neighbours is constant in the gradient.
+
+    Args:
+        features (Tensor): Node features, need not be normalised, (B, n, D).
+        k (int): Number of neighbours, >= 0; at most n - 1 are used.
+        gamma (float): Exponent of the cosine, > 0.
+        valid (Tensor, optional): False at padding, bool, (B, n).
+        block_size (int): Rows of the similarity matrix that exist at one time, over the whole batch.
+
+    Returns:
+        tuple[Tensor, Tensor]: Neighbours, long, (B, n, k), most similar first, and weights [cos]_+^gamma, (B, n, k).
+        Where a node has fewer than k neighbours the missing ones have weight 0 and an arbitrary index.
+    """
+    with no_autocast(features):
+        unit = F.normalize(*full_precision(features), dim=-1)
+        with torch.no_grad():
+            index, found = _nearest(unit, k, valid, block_size)
+            if valid is not None:
+                found = found & valid[..., None]
+        return index, _positive_power(_EdgeSimilarity.apply(index, unit), gamma, found)
+
+
+def dense_affinity(features: Tensor, gamma: float = 1.0, valid: Tensor | None = None) -> Tensor:
+    """Affinity of every node to every other one, (B, n, n): eq. 4 with k = inf, quadratic in n.
+
+    Args:
+        features (Tensor): Node features, need not be normalised, (B, n, D).
+        gamma (float): Exponent of the cosine, > 0.
+        valid (Tensor, optional): False at padding, bool, (B, n).
+    """
+    with no_autocast(features):
+        unit = F.normalize(*full_precision(features), dim=-1)
+        kept = ~torch.eye(unit.size(1), dtype=torch.bool, device=unit.device)
+        if valid is not None:
+            kept = kept & valid[:, None] & valid[..., None]
+        return _positive_power(unit @ unit.transpose(1, 2), gamma, kept)
+
+
+def _inverse_root(degree: Tensor) -> Tensor:
+    """degree^-1/2, and 0 (with gradient 0) for a node without edges."""
+    connected = degree > _NO_DEGREE
+    return torch.where(connected, torch.where(connected, degree, 1.0).rsqrt(), 0.0)
+
+
+def propagate_labels(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """Average of the neighbours' ``x``: A x, A = D^-1/2 (Ahat + Ahat^T) D^-1/2 (eq. 5), in O(n k C).
+
+    Args:
+        index (Tensor): Neighbours of each node, long, (B, n, k).
+        weight (Tensor): Entries of Ahat, >= 0, (B, n, k), as :func:`knn_affinity` returns them.
+        x (Tensor): What is propagated, (B, n, C).
+
+    Returns:
+        Tensor: (B, n, C); 0 for nodes without edges.
+    """
+    with no_autocast(x):
+        weight, x = full_precision(weight, x)
+        scale = _inverse_root(_SymmetricProduct.apply(index, weight, torch.ones_like(x[..., :1])))
+        return scale * _SymmetricProduct.apply(index, weight, scale * x)
+
+
+def propagate_labels_dense(affinity: Tensor, x: Tensor) -> Tensor:
+    """:func:`propagate_labels` for a dense ``affinity`` Ahat (B, n, n), as :func:`dense_affinity` returns it."""
+    with no_autocast(x):
+        affinity, x = full_precision(affinity, x)
+        affinity = affinity + affinity.transpose(1, 2)
+        scale = _inverse_root(affinity.sum(-1, keepdim=True))
+        return scale * (affinity @ (scale * x))
+
+
+# Class-level graph
+
+
+def _class_tiles(label: Tensor, num_classes: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Lay nodes out so that each tile of ``rows`` slots holds nodes of one class; the number of tiles is static.
+
+    Returns:
+        tuple[Tensor, Tensor]: The slot of every node, (B, n), and the class of each tile, one-hot bool, (B, tiles, C).
+    """
+    tiles = label.size(1) // rows + num_classes
+    member = label[..., None] == torch.arange(num_classes, device=label.device)
+    seen = member.cumsum(1)
+    last = (seen[:, -1] + rows - 1).div(rows, rounding_mode='floor').cumsum(-1)
+    first = F.pad(last[:, :-1], (1, 0))
+    slot = first.gather(1, label) * rows + seen.gather(2, label[..., None]).squeeze(-1) - 1
+    tile = torch.arange(tiles, device=label.device)[:, None]
+    return slot, (tile >= first[:, None]) & (tile < last[:, None])
+
+
+def propagate_features(prob: Tensor, features: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Average of the features of a node's class: W x, W = D^-1/2 What D^-1/2 (eq. 6, 7), in O(n C D).
+
+    Within a class What = P P^T with the diagonal replaced by 1. So with y = argmax p, S_c the sum of p over class c and
+    s_i = 1 - |p_i|^2, the degree is d_i = p_i . S_y + s_i, and with G = D^-1/2 X and M_c the sum of p_i^T G_i over
+    class c, (W X)_i = d_i^-1/2 (p_i M_y + s_i G_i). Products run on tiles of nodes of one class, so that memory is
+    O(n (C + D)) plus M, (C, C, D) per graph.
+
+    Args:
+        prob (Tensor): Class probabilities, rows sum to 1, (B, n, C). Their argmax is constant in the gradient.
+        features (Tensor): What is propagated, (B, n, D).
+        valid (Tensor, optional): False at padding, bool, (B, n).
+
+    Returns:
+        Tensor: (B, n, D); the input at padding.
+    """
+    with no_autocast(prob):
+        prob, features = full_precision(prob, features)
+        label = prob.argmax(-1)
+        if valid is not None:
+            # Without probability a node has no edge but the one to itself: it adds nothing, and stays what it is.
+            prob = prob.masked_fill(~valid[..., None], 0.0)
+        batch, _, num_classes = prob.shape
+        rows = max(_TILE_ROWS, num_classes)  # as many rows as classes: the (tiles, C, D) products stay O(n D)
+        slot, tile_class = _class_tiles(label, num_classes, rows)
+        tile_class = tile_class.to(prob.dtype)
+        tiles = tile_class.size(1)
+
+        def to_tiles(x: Tensor) -> Tensor:
+            empty = x.new_zeros(batch, tiles * rows, x.size(-1))
+            return empty.scatter_add(1, slot[..., None].expand_as(x), x).view(batch, tiles, rows, -1)
+
+        def class_sum_of(x: Tensor) -> Tensor:
+            """Sum (B, tiles, ...) over the tiles of each class and give every tile its class's sum."""
+            return (tile_class @ (tile_class.transpose(1, 2) @ x.flatten(2))).view_as(x)
+
+        prob, x = to_tiles(prob), to_tiles(features)
+        self_weight = 1 - prob.square().sum(-1, keepdim=True)
+        prob_sum = class_sum_of(prob.sum(2))
+        scale = (prob @ prob_sum[..., None] + self_weight).rsqrt()
+        x = scale * x
+        class_features = class_sum_of(prob.transpose(2, 3) @ x)
+        x = scale * (prob @ class_features + self_weight * x)
+        return x.flatten(1, 2).gather(1, slot[..., None].expand_as(features))

@@ -1,0 +1,198 @@
+"""Multi-Level Label Correction's graph network: pseudo-labels corrected by similar pixels, features by their class.
+
+Source: Multi-Level Label Correction by Distilling Proximate Patterns for Semi-supervised Semantic Segmentation, Xiao et
+al., 2024 (arXiv:2404.02065), section III-B, III-C and algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmsemi.registry import MODELS
+
+from .graph_ops import (
+    dense_affinity,
+    full_precision,
+    knn_affinity,
+    no_autocast,
+    propagate_features,
+    propagate_labels,
+    propagate_labels_dense,
+)
+
+ORDERS = ('clg_first', 'slg_first', 'together')
+SCOPES = ('image', 'batch')
+_SMALLEST_PROB = 1e-12
+
+
+@dataclass
+class GraphOutput:
+    """Nodes of the two graphs before the first layer and after each of the K layers.
+
+    Args:
+        probs (tuple[Tensor]): Class-level nodes: class probabilities, K + 1 maps (B, C, h, w); the first is the input.
+        features (tuple[Tensor]): Semantic-level nodes: features of length 1, K + 1 maps (B, D, h, w).
+    """
+
+    probs: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
+
+
+def _mlp(channels: int, hidden_channels: int) -> nn.Sequential:
+    """From a node and its neighbours' average, concatenated, to a correction that is 0 before training."""
+    mlp = nn.Sequential(nn.Linear(2 * channels, hidden_channels), nn.ReLU(), nn.Linear(hidden_channels, channels))
+    nn.init.zeros_(mlp[-1].weight)
+    nn.init.zeros_(mlp[-1].bias)
+    return mlp
+
+
+@MODELS.register_module()
+class LabelGraph(BaseModule):
+    """Semantic-level graph (SLG) and class-level graph (CLG) that correct each other for K layers.
+
+    SLG: nodes are features, edges join nearest neighbours by cosine; it averages class probabilities. CLG: nodes are
+    class probabilities, edges join pixels of one predicted class; it averages features.
+
+    The paper calls f_C and f_S "a non-linear function" of the concatenation [x, propagated x]. Our choice is plain
+    propagation plus an MLP on that concatenation whose last layer starts at zero, so that an untrained graph propagates
+    and nothing else: ``f_C = softmax(log(normalise(x + A x)) + MLP)``, normalised over classes, and
+    ``f_S = normalise(x + W x + MLP)``, normalised to length 1.
+
+    Args:
+        num_classes (int): Number of classes C, >= 2.
+        feature_channels (int): Channels D of the features.
+        num_layers (int): Layers K; 0 = no graph.
+        num_neighbors (int | float | str): Neighbours k in the SLG; 0 = no probabilities are propagated (table VIII),
+            ``float('inf')`` or ``'inf'`` = all pixels, with memory quadratic in the number of pixels.
+        gamma (float): Exponent of the cosine similarity (eq. 4), > 0.
+        alpha (float): Share of the propagated probabilities where the head is confident, in [0, 1]; ``1 - alpha``
+            where it is not (eq. 10).
+        order (str): Which graph's nodes a layer updates first: ``'clg_first'``, ``'slg_first'``, or ``'together'``,
+            each from the other's previous layer (table VI).
+        scope (str): ``'image'``: one graph per image; ``'batch'``: one over all images.
+        hidden_channels (int, optional): Width of both MLPs; by default ``feature_channels``.
+        init_cfg (dict, optional): Initialisation of mmengine's BaseModule.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_channels: int = 256,
+        num_layers: int = 2,
+        num_neighbors: int | float | str = 20,
+        gamma: float = 1.0,
+        alpha: float = 0.2,
+        order: str = 'clg_first',
+        scope: str = 'image',
+        hidden_channels: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if num_classes < 2:
+            raise ValueError(f'num_classes of LabelGraph must be at least 2, got {num_classes}.')
+        if num_layers < 0:
+            raise ValueError(f'num_layers of LabelGraph must be 0 (no graph) or more, got {num_layers}.')
+        neighbors = float(num_neighbors)
+        if not (neighbors >= 0 and (neighbors.is_integer() or neighbors == float('inf'))):
+            raise ValueError(
+                f"num_neighbors of LabelGraph must be a whole number >= 0 or 'inf' (all pixels), got {num_neighbors}."
+            )
+        if gamma <= 0:
+            raise ValueError(f'gamma of LabelGraph must be greater than 0, got {gamma}.')
+        if not 0 <= alpha <= 1:
+            raise ValueError(f'alpha of LabelGraph must be between 0 and 1, got {alpha}.')
+        if order not in ORDERS:
+            raise ValueError(f'order of LabelGraph must be one of {", ".join(ORDERS)}, got {order!r}.')
+        if scope not in SCOPES:
+            raise ValueError(f'scope of LabelGraph must be one of {", ".join(SCOPES)}, got {scope!r}.')
+        self.num_layers = num_layers
+        self.num_neighbors = neighbors if neighbors == float('inf') else int(neighbors)
+        self.gamma = gamma
+        self.alpha = alpha
+        self.order = order
+        self.scope = scope
+        hidden_channels = hidden_channels or feature_channels
+        self.label_mlps = nn.ModuleList(_mlp(num_classes, hidden_channels) for _ in range(num_layers))
+        self.feature_mlps = nn.ModuleList(_mlp(feature_channels, hidden_channels) for _ in range(num_layers))
+
+    def forward(self, prob: Tensor, features: Tensor, threshold: Tensor, valid: Tensor | None = None) -> GraphOutput:
+        """Run the K layers, in float32 (float64 if given float64) also under autocast.
+
+        Args:
+            prob (Tensor): Class probabilities of the segmentation head, (B, C, h, w).
+            features (Tensor): Embedding at the same resolution, (B, D, h, w).
+            threshold (Tensor): Confidence from which the head counts as confident, for each class (eq. 9), (C,).
+            valid (Tensor, optional): False at padding, which takes no part and comes out as it went in, (B, h, w).
+        """
+        with no_autocast(prob):
+            node_prob, node_features = (self._to_nodes(x) for x in full_precision(prob, features))
+            node_features = F.normalize(node_features, dim=-1)
+            valid_nodes = None if valid is None else self._to_nodes(valid[:, None]).squeeze(-1)
+            confidence, label = node_prob.max(-1, keepdim=True)
+            confident = (confidence >= threshold[label]).to(node_prob.dtype)
+            share = self.alpha * confident + (1 - self.alpha) * (1 - confident)
+
+            probs = [prob]
+            feature_maps = [self._to_maps(node_features, features)]
+            for layer in range(len(self.label_mlps)):
+                node_prob, node_features = self._layer(layer, node_prob, node_features, share, valid_nodes)
+                probs.append(self._to_maps(node_prob, prob))
+                feature_maps.append(self._to_maps(node_features, features))
+        return GraphOutput(tuple(probs), tuple(feature_maps))
+
+    def _layer(
+        self, layer: int, prob: Tensor, features: Tensor, share: Tensor, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One layer (algorithm 1) in the order that was asked for (table VI)."""
+        label_mlp, feature_mlp = self.label_mlps[layer], self.feature_mlps[layer]
+        if self.order == 'slg_first':
+            features = self._update_features(features, prob, feature_mlp, valid)
+            return self._update_probs(prob, features, share, label_mlp, valid), features
+        new_prob = self._update_probs(prob, features, share, label_mlp, valid)
+        seen_prob = new_prob if self.order == 'clg_first' else prob
+        return new_prob, self._update_features(features, seen_prob, feature_mlp, valid)
+
+    def _update_probs(
+        self, prob: Tensor, features: Tensor, share: Tensor, mlp: nn.Module, valid: Tensor | None
+    ) -> Tensor:
+        """CLG nodes of the next layer (eq. 8, 10): ``share`` (B, n, 1) of the propagated, the rest of the old."""
+        propagated = self._propagate_probs(prob, features, valid)
+        candidate = prob + propagated
+        candidate = candidate / candidate.sum(-1, keepdim=True).clamp_min(_SMALLEST_PROB)
+        correction = mlp(torch.cat((prob, propagated), -1))
+        candidate = (candidate.clamp_min(_SMALLEST_PROB).log() + correction).softmax(-1)
+        new = share * candidate + (1 - share) * prob
+        return new if valid is None else torch.where(valid[..., None], new, prob)
+
+    def _propagate_probs(self, prob: Tensor, features: Tensor, valid: Tensor | None) -> Tensor:
+        if self.num_neighbors == 0:
+            return torch.zeros_like(prob)
+        if self.num_neighbors == float('inf'):
+            return propagate_labels_dense(dense_affinity(features, self.gamma, valid), prob)
+        return propagate_labels(*knn_affinity(features, self.num_neighbors, self.gamma, valid), prob)
+
+    @staticmethod
+    def _update_features(features: Tensor, prob: Tensor, mlp: nn.Module, valid: Tensor | None) -> Tensor:
+        """SLG nodes of the next layer (eq. 11), normalised to length 1."""
+        propagated = propagate_features(prob, features, valid)
+        correction = mlp(torch.cat((features, propagated), -1))
+        new = F.normalize(features + propagated + correction, dim=-1)
+        return new if valid is None else torch.where(valid[..., None], new, features)
+
+    def _to_nodes(self, maps: Tensor) -> Tensor:
+        """Maps (B, C, h, w) as nodes (B, h w, C), or (1, B h w, C) if the graph spans the batch."""
+        nodes = maps.flatten(2).transpose(1, 2)
+        return nodes.reshape(1, -1, nodes.size(-1)) if self.scope == 'batch' else nodes
+
+    @staticmethod
+    def _to_maps(nodes: Tensor, like: Tensor) -> Tensor:
+        batch, channels, height, width = like.shape
+        return nodes.reshape(batch, -1, channels).transpose(1, 2).reshape(batch, channels, height, width)

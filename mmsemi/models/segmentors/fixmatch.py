@@ -1,0 +1,88 @@
+"""Weak-to-strong consistency, with the student or its moving average as the guide.
+
+FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence, https://arxiv.org/abs/2001.07685
+Mean teachers are better role models, https://arxiv.org/abs/1703.01780
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmsemi.models.branch import BranchOutput
+from mmsemi.models.losses.pixel import pixel_cross_entropy
+from mmsemi.models.pseudo_labels import confident_labels
+from mmsemi.registry import MODELS
+from mmsemi.structures import Streams
+
+from .semi_segmentor import SemiSegmentor
+
+
+@MODELS.register_module()
+class FixMatch(SemiSegmentor):
+    """Confident predictions on the weak view supervise the strong views.
+
+    The labeled and the weak view share a pass of the student, the strong views another.
+
+    Source: Sohn et al., 2020 (arXiv:2001.07685), eq. 4, for each pixel.
+
+    Args:
+        threshold (float): Least probability of a pseudo-label, in [0, 1]. Defaults to 0.95.
+        **kwargs: Those of :class:`SemiSegmentor`.
+
+    Raises:
+        ValueError: If ``threshold`` lies outside [0, 1], or there is no strong view.
+    """
+
+    def __init__(self, threshold: float = 0.95, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f'model.threshold must lie in [0, 1], not {threshold}.')
+        if self.data_preprocessor.num_strong < 1:
+            raise ValueError(f'{type(self).__name__} needs model.data_preprocessor.num_strong >= 1.')
+        self.threshold = threshold
+
+    def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """Labeled and weak views in one pass, the mixed strong views in another."""
+        first = self.student.forward_together(labeled=streams.labeled, weak=streams.weak)
+        return {**first, **self.student.forward_together(**self.strong_views(streams))}
+
+    @staticmethod
+    def strong_views(streams: Streams) -> dict[str, Tensor]:
+        """The mixed strong views by name, 'strong_0', 'strong_1', ..."""
+        pairs = zip(streams.strong, streams.mix, strict=True)
+        return {f'strong_{i}': mix.images(strong) for i, (strong, mix) in enumerate(pairs)}
+
+    def guide(self, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
+        """Class scores of the weak view, (B, C, H, W)."""
+        return views['weak'].logits.detach()
+
+    def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
+        """Cross-entropy of each strong view to the guide's labels, averaged over the strong views."""
+        pseudo = confident_labels(self.guide(streams, views), self.threshold, streams.valid)
+        terms = [
+            pixel_cross_entropy(views[f'strong_{i}'].logits, mix.labels(pseudo), mix.maps(streams.valid))
+            for i, mix in enumerate(streams.mix)
+        ]
+        return {'loss_strong': sum(terms) / len(terms), **self.describe(pseudo, streams)}
+
+
+@MODELS.register_module()
+class MeanTeacher(FixMatch):
+    """FixMatch guided by the student's exponential moving average.
+
+    The labeled and the strong views share one pass, as in U2PL and AugSeg, whose basic teacher-student this is.
+
+    Source: Tarvainen and Valpola, 2017 (arXiv:1703.01780), with the strong view of FixMatch.
+    """
+
+    has_teacher = True
+
+    def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """Labeled and mixed strong views in one pass."""
+        return self.student.forward_together(labeled=streams.labeled, **self.strong_views(streams))
+
+    @torch.no_grad()
+    def guide(self, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
+        """Class scores of the weak view by the teacher, (B, C, H, W)."""
+        return self.teacher(streams.weak).logits

@@ -1,0 +1,216 @@
+"""The base of all methods: a student, where a method has one its teacher, and the two halves of the loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from mmengine.model import BaseModule
+from mmseg.models.segmentors import BaseSegmentor
+from mmseg.models.utils import resize
+from mmseg.utils import add_prefix
+from torch import Tensor
+
+from mmsemi.models.branch import Branch, BranchOutput
+from mmsemi.models.pseudo_labels import label_accuracy
+from mmsemi.registry import MODELS
+from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
+
+_PREDICTORS = ('student', 'teacher')
+
+
+class SemiSegmentor(BaseSegmentor):
+    """Base class: builds the branches and adds up ``supervised_loss`` and ``unsupervised_loss``.
+
+    A method says which views share a forward pass (``student_views``: batch statistics depend on it) and what the unlabeled
+    views are taught (``unsupervised_loss``).
+
+    Args:
+        student (dict): Config of an mmseg ``EncoderDecoder``.
+        data_preprocessor (dict): Config of :class:`SemiDataPreprocessor`.
+        heads (dict[str, dict], optional): Auxiliary heads of a branch by name.
+        unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
+        unsup_warmup (float): Epochs over which that factor rises from 0. Defaults to 0.
+        test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the teacher
+            where there is one.
+
+    Raises:
+        ValueError: If a weight is negative, or ``predict_on`` names no branch of this method.
+    """
+
+    has_teacher = False
+
+    def __init__(
+        self,
+        student: dict,
+        data_preprocessor: dict,
+        heads: dict[str, dict] | None = None,
+        unsup_weight: float = 1.0,
+        unsup_warmup: float = 0.0,
+        test_cfg: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        if unsup_weight < 0 or unsup_warmup < 0:
+            raise ValueError(
+                f'model.unsup_weight and model.unsup_warmup must be 0 or more, not {unsup_weight} and {unsup_warmup}.'
+            )
+        self.unsup_weight = unsup_weight
+        self.unsup_warmup = unsup_warmup
+        self.student = Branch(student, heads)
+        if self.has_teacher:
+            self.teacher = Branch(student, heads).requires_grad_(False)
+            self._copy_student()
+        self.test_cfg = dict(test_cfg or {})
+        self.predict_on = self.test_cfg.get('predict_on') or self.branches[-1]
+        # Set by ProgressHook before each step, in epochs; a buffer, so that what depends on it needs no host number.
+        self.register_buffer('epoch', torch.zeros(()))
+        self._register_load_state_dict_pre_hook(self._accept_plain_checkpoint)
+
+    # Branches
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the branches that can predict."""
+        return _PREDICTORS if self.has_teacher else _PREDICTORS[:1]
+
+    @property
+    def predict_on(self) -> str:
+        """Name of the branch that predicts."""
+        return self._predict_on
+
+    @predict_on.setter
+    def predict_on(self, name: str) -> None:
+        if name not in self.branches:
+            raise ValueError(
+                f"model.test_cfg.predict_on='{name}' names no branch of {type(self).__name__}; it has "
+                f'{" and ".join(self.branches)}.'
+            )
+        self._predict_on = name
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.student.num_classes
+
+    def init_weights(self) -> None:
+        """Initialise the student, and start the teacher as its copy."""
+        if self.has_teacher:
+            self.teacher._is_init = True
+        super().init_weights()
+        if self.has_teacher:
+            self._copy_student()
+
+    def _copy_student(self) -> None:
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    def train(self, mode: bool = True) -> SemiSegmentor:
+        """Set the mode of all parts but the teacher, which always predicts with its running statistics."""
+        super().train(mode)
+        if self.has_teacher:
+            self.teacher.eval()
+        return self
+
+    def _accept_plain_checkpoint(self, state_dict: dict, prefix: str, *_) -> None:
+        """Let the weights of a plain mmseg segmentor start every branch."""
+        plain = [key for key in state_dict if key.startswith(prefix + 'backbone.')]
+        if not plain:
+            return
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            value = state_dict.pop(key)
+            for branch in self.branches:
+                state_dict[f'{prefix}{branch}.segmentor.{key[len(prefix) :]}'] = value
+
+    # Losses
+
+    def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
+        """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
+        views = self.student_views(inputs)
+        losses = add_prefix(self.supervised_loss(views['labeled'], inputs.labels), 'sup')
+        unsupervised = self.unsupervised_loss(inputs, views)
+        factor = self.unsup_factor()
+        weighted = {name: value * factor if 'loss' in name else value for name, value in unsupervised.items()}
+        losses.update(add_prefix(weighted, 'unsup'))
+        return losses
+
+    @abstractmethod
+    def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """Run the student on the views it learns from; 'labeled' is one of them."""
+
+    @abstractmethod
+    def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
+        """Losses of the unlabeled views, and what the log should tell of them."""
+
+    def unsup_factor(self) -> Tensor | float:
+        """Weight of the unsupervised terms at this point of training."""
+        if not self.unsup_warmup:
+            return self.unsup_weight
+        return self.unsup_weight * (self.epoch / self.unsup_warmup).clamp(max=1)
+
+    def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of the segmentor's heads on labeled images, as their configs state.
+
+        mmseg's ``loss_by_feat`` without its training accuracy, which waits for the device in every step.
+
+        Args:
+            out (BranchOutput): The labeled images.
+            labels (Tensor): Ground truth, (B, H, W).
+        """
+        segmentor = self.student.segmentor
+        losses = _head_losses(segmentor.decode_head, out.coarse_logits, labels)
+        if segmentor.with_auxiliary_head:
+            heads = segmentor.auxiliary_head
+            for i, head in enumerate([heads] if isinstance(heads, BaseModule) else heads):
+                losses.update(add_prefix(_head_losses(head, head(out.features), labels), f'aux_{i}'))
+        return losses
+
+    def describe(self, pseudo: PseudoLabel, streams: Streams) -> dict[str, Tensor]:
+        """What the log tells of pseudo-labels of the weak view: the share of pixels kept, and, where the unlabeled images
+        come with ground truth for diagnosis, how many of all and of the kept labels are right."""
+        kept = pseudo.weight > 0
+        report = {'confident': (kept & streams.valid).sum() / streams.valid.sum().clamp(min=1)}
+        if streams.unlabeled_gt is not None:
+            counted = streams.valid & (streams.unlabeled_gt != IGNORE_INDEX)
+            report['accuracy'] = label_accuracy(pseudo.label, streams.unlabeled_gt, counted)
+            report['accuracy_confident'] = label_accuracy(pseudo.label, streams.unlabeled_gt, counted & kept)
+        return report
+
+    # Prediction: the predicting branch's segmentor does all of it
+
+    def predict(self, inputs: Tensor, data_samples: list | None = None) -> list:
+        """Predict as mmseg's ``EncoderDecoder`` does, with the branch ``predict_on``."""
+        return getattr(self, self.predict_on).segmentor.predict(inputs, data_samples)
+
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Features of the predicting branch."""
+        return getattr(self, self.predict_on).segmentor.extract_feat(inputs)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Class scores of the predicting branch."""
+        return getattr(self, self.predict_on).segmentor.encode_decode(inputs, batch_img_metas)
+
+    def _forward(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
+        return getattr(self, self.predict_on)(inputs).logits
+
+
+def _head_losses(head: BaseModule, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    logits = resize(logits, size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners)
+    weight = None if head.sampler is None else head.sampler.sample(logits, labels[:, None])
+    losses: dict[str, Tensor] = {}
+    for criterion in head.loss_decode if hasattr(head.loss_decode, '__iter__') else [head.loss_decode]:
+        value = criterion(logits, labels, weight=weight, ignore_index=head.ignore_index)
+        losses[criterion.loss_name] = losses.get(criterion.loss_name, 0) + value
+    return losses
+
+
+@MODELS.register_module()
+class Supervised(SemiSegmentor):
+    """The baseline: the same network on the labeled images alone."""
+
+    def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """The labeled images."""
+        return {'labeled': self.student(streams.labeled)}
+
+    def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}

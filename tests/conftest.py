@@ -1,0 +1,14 @@
+import pytest
+import torch
+from mmengine.registry import DefaultScope, init_default_scope
+
+
+@pytest.fixture(autouse=True)
+def mmsemi_scope():
+    """Configs name components without a prefix, as in a run; runs leave no scope behind."""
+    before = dict(DefaultScope._instance_dict)
+    init_default_scope('mmsemi')
+    torch.manual_seed(0)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)

@@ -1,0 +1,188 @@
+"""Hooks, one by one, on a runner that is only as real as they need."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mmsemi.engine import (
+    CheckpointFitHook,
+    EMATeacherHook,
+    FiniteLossHook,
+    ProgressHook,
+    PrototypeHook,
+    UnreadableImageHook,
+)
+from tests import tiny
+
+
+def runner(model, **kwargs) -> SimpleNamespace:
+    hub = MessageHub.get_instance(f'test-{id(model)}')
+    defaults = dict(
+        model=model, iter=0, seed=0, optim_wrapper=SimpleNamespace(), train_dataloader=range(10), message_hub=hub,
+        logger=logging.getLogger('test'),
+    )  # fmt: skip
+    return SimpleNamespace(**{**defaults, **kwargs})
+
+
+def shift(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.add_(torch.rand_like(parameter))
+        for name, buffer in model.student.named_buffers():
+            buffer.add_(3 if name.endswith('tracked') else torch.rand_like(buffer))
+
+
+@pytest.mark.parametrize('buffers', ['average', 'copy'])
+def test_the_teacher_is_the_moving_average_with_warm_up(buffers):
+    model = tiny.build('MeanTeacher')
+    hook = EMATeacherHook(momentum=0.7, buffers=buffers)
+    hook.before_train(runner(model))
+    expected = {key: value.clone() for key, value in model.teacher.state_dict().items()}
+    parameters = dict(model.teacher.named_parameters())
+    for iteration in range(5):
+        shift(model)
+        hook.after_train_iter(runner(model, iter=iteration), 0)
+        momentum = min(1 - 1 / (iteration + 1), 0.7)
+        for key, student in model.student.state_dict().items():
+            averaged = key in parameters or (buffers == 'average' and student.is_floating_point())
+            expected[key] = momentum * expected[key] + (1 - momentum) * student if averaged else student.clone()
+    for key, value in model.teacher.state_dict().items():
+        assert torch.allclose(value, expected[key], atol=1e-6), key
+
+
+def test_the_teacher_waits_while_gradients_accumulate():
+    model = tiny.build('MeanTeacher')
+    hook = EMATeacherHook()
+    hook.before_train(runner(model))
+    shift(model)
+    before = {key: value.clone() for key, value in model.teacher.state_dict().items()}
+    waiting = runner(model, optim_wrapper=SimpleNamespace(should_update=lambda: False))
+    hook.after_train_iter(waiting, 0)
+    assert all(torch.equal(value, before[key]) for key, value in model.teacher.state_dict().items())
+
+
+def test_a_hook_without_its_part_of_the_model_is_named():
+    model = tiny.build('FixMatch')
+    with pytest.raises(ValueError, match='EMATeacherHook needs a teacher, but FixMatch has none'):
+        EMATeacherHook().before_train(runner(model))
+    with pytest.raises(ValueError, match='PrototypeHook needs prototypes, but FixMatch keeps none'):
+        PrototypeHook().before_train(runner(model))
+
+
+def test_prototypes_move_after_the_step():
+    model = tiny.build('MLLC').train()
+    hook = PrototypeHook()
+    hook.before_train(runner(model))
+    model.loss(tiny.streams())
+    assert not model.prototypes[0].seen.any()
+    hook.after_train_iter(runner(model), 0)
+    assert model.prototypes[0].seen.any() and model.prototypes[0].value.abs().sum() > 0
+
+
+def test_an_epoch_draws_the_same_numbers_whatever_came_before():
+    model, draws = tiny.build('FixMatch'), []
+    for disturbed in (False, True):
+        hook = ProgressHook()
+        hook.before_train(runner(model))
+        for iteration in (10, 11):
+            if disturbed and iteration == 10:
+                torch.rand(7)
+            hook.before_train_iter(runner(model, iter=iteration), 0)
+            draws.append(torch.rand(2))
+    assert torch.equal(draws[0], draws[2]) and torch.equal(draws[1], draws[3]) and not torch.equal(draws[0], draws[1])
+    assert float(model.epoch) == pytest.approx(1.1)
+
+
+def test_epochs_and_seeds_draw_different_numbers():
+    model, draws = tiny.build('FixMatch'), set()
+    for seed, iteration in ((0, 0), (0, 10), (1, 0)):
+        hook = ProgressHook()
+        hook.before_train(runner(model))
+        hook.before_train_iter(runner(model, iter=iteration, seed=seed), 0)
+        draws.add(float(torch.rand(())))
+    assert len(draws) == 3
+
+
+def test_a_broken_loss_is_named_with_its_iteration_before_a_checkpoint_is_written():
+    hook, model = FiniteLossHook(interval=100), tiny.build('FixMatch')
+    at = runner(model)
+    at.message_hub.update_info('last_ckpt', 'epoch_3.pth')
+    for iteration, value in enumerate([1.0, float('nan'), float('nan')]):
+        at.iter = iteration
+        outputs = {'loss': torch.tensor(value), 'sup.loss_ce': torch.tensor(1.0), 'unsup.loss_x': torch.tensor(value)}
+        hook.after_train_iter(at, iteration, outputs=outputs)
+    with pytest.raises(FloatingPointError, match=r'^unsup.loss_x became .* at iteration 2; .* is epoch_3.pth'):
+        hook.before_save_checkpoint(at, {})
+
+
+def test_a_broken_loss_stops_the_run_at_the_next_look():
+    hook, at = FiniteLossHook(interval=2), runner(tiny.build('FixMatch'))
+    hook.after_train_iter(at, 0, outputs={'sup.loss_ce': torch.tensor(float('inf'))})
+    at.iter = 1
+    with pytest.raises(FloatingPointError, match='iteration 1; no checkpoint'):
+        hook.after_train_iter(at, 1, outputs={'sup.loss_ce': torch.tensor(1.0)})
+
+
+def test_finite_losses_pass():
+    hook, at = FiniteLossHook(interval=1), runner(tiny.build('FixMatch'))
+    hook.after_train_iter(at, 0, outputs={'sup.loss_ce': torch.tensor(1.0)})
+    hook.before_save_checkpoint(at, {})
+
+
+def test_skipped_images_are_named_once_and_counted(caplog):
+    hook, at = UnreadableImageHook(), runner(tiny.build('FixMatch'))
+    samples = [SegDataSample(metainfo=dict(unreadable=['a.jpg'])), SegDataSample(metainfo={})]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            hook.before_train_iter(at, 0, dict(data_samples=samples))
+    assert caplog.text.count('a.jpg') == 1
+    assert at.message_hub.get_scalar('train/unreadable_images').current() == 2
+
+
+def checkpoint_of(model: nn.Module) -> dict:
+    return dict(state_dict={key: value.clone() for key, value in model.state_dict().items()})
+
+
+def test_a_checkpoint_of_the_same_model_fits():
+    model = tiny.build('MLLC')
+    CheckpointFitHook().after_load_checkpoint(runner(model), checkpoint_of(model))
+
+
+def test_a_checkpoint_of_another_architecture_is_summarised():
+    model, other = tiny.build('MLLC'), tiny.build('FixMatch')
+    with pytest.raises(ValueError, match=r'does not fit this FixMatch: \d+ keys are unexpected \(first: '):
+        CheckpointFitHook().after_load_checkpoint(runner(other), checkpoint_of(model))
+    with pytest.raises(ValueError, match=r'does not fit this MLLC: \d+ keys are missing \(first: '):
+        CheckpointFitHook().after_load_checkpoint(runner(model), checkpoint_of(other))
+    CheckpointFitHook(strict=False).after_load_checkpoint(runner(other), checkpoint_of(model))
+
+
+def test_tensors_of_another_shape_are_summarised():
+    model = tiny.build('FixMatch')
+    checkpoint = checkpoint_of(model)
+    key = 'student.segmentor.decode_head.conv_seg.weight'
+    checkpoint['state_dict'][key] = checkpoint['state_dict'][key][:2]
+    with pytest.raises(ValueError, match=rf'1 keys are of another shape \(first: {key}\)'):
+        CheckpointFitHook().after_load_checkpoint(runner(model), checkpoint)
+
+
+def test_a_plain_mmseg_checkpoint_fits_with_parts_to_spare_but_not_with_parts_missing():
+    model = tiny.build('MLLC')
+    plain = dict(model.student.segmentor.state_dict())
+    CheckpointFitHook().after_load_checkpoint(runner(model), dict(state_dict={**plain, 'auxiliary_head.x': plain[next(iter(plain))]}))
+    plain.pop('decode_head.conv_seg.weight')
+    with pytest.raises(ValueError, match='1 keys are missing'):
+        CheckpointFitHook().after_load_checkpoint(runner(model), dict(state_dict=plain))
+
+
+@pytest.mark.parametrize(
+    'make', [lambda: EMATeacherHook(momentum=1), lambda: EMATeacherHook(buffers='x'), lambda: FiniteLossHook(interval=0)]
+)
+def test_arguments_out_of_range_are_named(make):
+    with pytest.raises(ValueError, match='Hook: '):
+        make()

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from mmsemi.models import Branch, BranchOutput, DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
+from tests import tiny
+
+
+def test_deeplabv3plus_head_has_the_parameters_of_the_papers_network():
+    head = DeepLabV3PlusHead(
+        in_channels=2048, in_index=3, low_level_in_channels=256, channels=256, num_classes=21, norm_cfg=dict(type='BN')
+    )
+    assert sum(parameter.numel() for parameter in head.parameters()) == 16_844_149
+
+
+def test_deeplabv3plus_head_scores_at_the_low_level_resolution():
+    head = DeepLabV3PlusHead(
+        in_channels=8, in_index=1, low_level_in_channels=4, channels=8, num_classes=3, norm_cfg=dict(type='BN')
+    )
+    assert head((torch.randn(2, 4, 16, 16), torch.randn(2, 8, 4, 4))).shape == (2, 3, 16, 16)
+
+
+def test_deeplabv2_head_is_the_sum_of_its_dilated_classifiers():
+    head = DeepLabV2Head(in_channels=8, in_index=-1, num_classes=3, dilations=(1, 2))
+    head.init_weights()
+    x = torch.randn(2, 8, 9, 9)
+    assert torch.allclose(head((x,)), head.classifiers[0](x) + head.classifiers[1](x))
+    assert head.classifiers[0].weight.std() < 0.02
+    assert not any('conv_seg' in name for name, _ in head.named_parameters())
+
+
+def test_logits_are_resized_to_the_input():
+    branch = Branch(tiny.segmentor())
+    out = branch(torch.randn(2, 3, tiny.SIZE, tiny.SIZE))
+    assert out.coarse_logits.shape == (2, tiny.NUM_CLASSES, tiny.SIZE // 4, tiny.SIZE // 4)
+    assert out.logits.shape == (2, tiny.NUM_CLASSES, tiny.SIZE, tiny.SIZE)
+
+
+def test_the_decoder_feature_is_what_the_classifier_reads():
+    branch = Branch(tiny.segmentor(), dict(embedding=tiny.HEADS['embedding'])).eval()
+    out = branch(torch.randn(2, 3, tiny.SIZE, tiny.SIZE))
+    assert torch.allclose(branch.segmentor.decode_head.conv_seg(out.decoder), out.coarse_logits, atol=1e-6)
+    assert branch.heads['embedding'](out).shape == (2, 16, tiny.SIZE // 4, tiny.SIZE // 4)
+
+
+def test_no_decoder_feature_is_kept_unless_a_head_asks():
+    assert Branch(tiny.segmentor())(torch.randn(2, 3, tiny.SIZE, tiny.SIZE)).decoder is None
+
+
+def test_views_of_a_joint_pass_share_batch_statistics():
+    torch.manual_seed(0)
+    branch = Branch(tiny.segmentor()).train()
+    a, b = torch.randn(2, 3, 32, 32), 3 + torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        joint = branch(torch.cat([a, b])).coarse_logits
+        together = branch.forward_together(a=a, b=b)
+        alone = branch(a).coarse_logits
+    assert torch.allclose(torch.cat([together['a'].coarse_logits, together['b'].coarse_logits]), joint, atol=1e-5)
+    assert not torch.allclose(together['a'].coarse_logits, alone, atol=1e-3)
+
+
+def test_split_takes_every_part_apart():
+    out = BranchOutput((torch.arange(3.0).view(3, 1, 1, 1),), torch.arange(3.0).view(3, 1, 1, 1), (2, 2), False, None)
+    first, second = out.split([1, 2])
+    assert first.features[0].shape[0] == 1 and second.coarse_logits.flatten().tolist() == [1, 2]
+    assert second.logits.shape == (2, 1, 2, 2)
+
+
+def test_a_decoder_without_a_last_feature_is_named():
+    cfg = tiny.segmentor()
+    cfg['decode_head'] = dict(type='DeepLabV2Head', in_channels=64, in_index=3, num_classes=4, dilations=(1,))
+    with pytest.raises(ValueError, match=r"DeepLabV2Head classifies .* model.heads.embedding.source='backbone'"):
+        Branch(cfg, dict(embedding=tiny.HEADS['embedding']))
+    Branch(cfg, dict(embedding=dict(type='ProjectionHead', in_channels=64, source='backbone')))
+
+
+def test_projection_head_reads_the_backbone_and_pools():
+    head = ProjectionHead(8, out_channels=5, source='backbone', in_index=0, downsample=2, norm_cfg=dict(type='BN'))
+    out = BranchOutput((torch.randn(2, 8, 7, 7),), torch.zeros(2, 3, 7, 7), (28, 28))
+    assert head(out).shape == (2, 5, 4, 4)
+
+
+@pytest.mark.parametrize('arguments', [dict(source='neck'), dict(num_convs=-1), dict(downsample=0)])
+def test_projection_head_arguments_out_of_range_are_named(arguments):
+    with pytest.raises(ValueError, match='ProjectionHead'):
+        ProjectionHead(8, **arguments)

@@ -1,0 +1,187 @@
+"""What holds for every method, and which views share a pass in each."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmsemi.structures import PseudoLabel
+from tests import tiny
+
+METHODS = ['Supervised', 'FixMatch', 'MeanTeacher', 'MLLC']
+
+
+def passes(model) -> list[int]:
+    """Record how many images each pass of a branch sees."""
+    seen = []
+    for name in model.branches:
+        branch = getattr(model, name)
+        branch.register_forward_pre_hook(lambda module, args, name=name: seen.append((name, len(args[0]))))
+    return seen
+
+
+@pytest.mark.parametrize(
+    'method, expected',
+    [
+        ('Supervised', [('student', 2)]),
+        ('FixMatch', [('student', 2 + 3), ('student', 3)]),
+        ('MeanTeacher', [('student', 2 + 3), ('teacher', 3)]),
+        ('MLLC', [('student', 2 + 3), ('teacher', 2 + 3)]),
+    ],
+)
+def test_which_views_share_a_pass(method, expected):
+    model = tiny.build(method).train()
+    seen = passes(model)
+    model.loss(tiny.streams(2, 3, mixed=False))
+    assert seen == expected
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_losses_are_finite_named_and_reach_every_trained_parameter(method):
+    kwargs = {} if method == 'Supervised' else dict(threshold=0.2)
+    model = tiny.build(method, **kwargs).train()
+    for step in range(2):
+        losses = model.loss(tiny.streams(seed=step))
+        for module in model.modules():
+            if hasattr(module, 'commit'):
+                module.commit()
+    total, log = model.parse_losses(losses)
+    total.backward()
+    assert all(value.isfinite() for value in log.values())
+    assert 'sup.loss_ce' in log and all(name.startswith(('sup.', 'unsup.', 'loss')) for name in log)
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+    if model.has_teacher:
+        assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_ground_truth_of_unlabeled_images_changes_no_loss(method):
+    losses = []
+    for truth in (None, 0, 1):
+        streams = tiny.streams()
+        if truth is not None:
+            generator = torch.Generator().manual_seed(truth)
+            noise = torch.randint(0, tiny.NUM_CLASSES, streams.valid.shape, generator=generator)
+            streams = dataclasses.replace(streams, unlabeled_gt=noise)
+        model = tiny.build(method, **({} if method == 'Supervised' else dict(threshold=0.2))).train()
+        losses.append({name: value for name, value in model.loss(streams).items() if 'loss' in name})
+    assert all(torch.equal(losses[0][name], other[name]) for other in losses[1:] for name in losses[0])
+
+
+def test_the_log_tells_how_right_pseudo_labels_are_where_the_truth_is_loaded():
+    model = tiny.build('MeanTeacher', threshold=0.0)
+    streams = tiny.streams()
+    label = torch.zeros_like(streams.valid).long()
+    pseudo = PseudoLabel(label, torch.ones(label.shape))
+    report = model.describe(pseudo, dataclasses.replace(streams, unlabeled_gt=label))
+    assert report['accuracy'] == 1 and report['confident'] == 1
+
+
+@pytest.mark.parametrize('method', ['MeanTeacher', 'MLLC'])
+def test_the_teacher_starts_as_the_student_and_always_uses_running_statistics(method):
+    model = tiny.build(method)
+    model.init_weights()
+    student, teacher = model.student.state_dict(), model.teacher.state_dict()
+    assert all(torch.equal(student[key], teacher[key]) for key in student)
+    model.train()
+    assert model.student.training and not model.teacher.training
+    model.loss(tiny.streams())
+    assert all(torch.equal(value, teacher[key]) for key, value in model.teacher.state_dict().items())
+
+
+def test_fixmatch_equals_its_equation():
+    model = tiny.build('FixMatch', threshold=0.3).eval()
+    streams = tiny.streams()
+    losses = model.loss(streams)
+    with torch.no_grad():
+        prob = model.student(streams.weak).logits.softmax(1)
+        mask = streams.mix[0].mask
+        confidence, label = prob.max(1)
+        weight = ((confidence >= 0.3) & streams.valid).float()
+        label, weight = (torch.where(mask, x.flip(0), x) for x in (label, weight))
+        valid = torch.where(mask, streams.valid.flip(0), streams.valid)
+        strong = torch.where(mask[:, None], streams.strong[0].flip(0), streams.strong[0])
+        nll = torch.nn.functional.cross_entropy(model.student(strong).logits, label, reduction='none')
+        expected = (nll * weight)[valid].sum() / valid.sum()
+    assert torch.allclose(losses['unsup.loss_strong'], expected, atol=1e-6)
+    assert torch.allclose(losses['unsup.confident'], (confidence >= 0.3)[streams.valid].float().mean())
+
+
+def test_unsupervised_terms_rise_with_the_warm_up():
+    model = tiny.build('FixMatch', threshold=0.0, unsup_weight=2.0, unsup_warmup=4).eval()
+    values = []
+    for epoch in (0, 1, 4, 9):
+        model.epoch.fill_(epoch)
+        values.append(model.loss(tiny.streams())['unsup.loss_strong'].item())
+    assert values[0] == 0 and values[1] == pytest.approx(values[2] / 4) and values[2] == values[3] > 0
+
+
+def test_an_auxiliary_head_learns_from_labels():
+    cfg = tiny.segmentor()
+    cfg['auxiliary_head'] = dict(
+        type='FCNHead', in_channels=32, in_index=2, channels=8, num_convs=1, num_classes=tiny.NUM_CLASSES,
+        norm_cfg=dict(type='BN'), loss_decode=dict(type='PixelCrossEntropyLoss', loss_weight=0.4),
+    )  # fmt: skip
+    from mmsemi.registry import MODELS
+
+    model = MODELS.build(dict(type='Supervised', student=cfg, data_preprocessor=dict(tiny.PREPROCESSOR)))
+    assert 'sup.aux_0.loss_ce' in model.loss(tiny.streams())
+
+
+def test_ohem_sampler_of_mmseg_still_works():
+    cfg = tiny.segmentor()
+    cfg['decode_head']['sampler'] = dict(type='OHEMPixelSampler', thresh=0.7, min_kept=10)
+    from mmsemi.registry import MODELS
+
+    model = MODELS.build(dict(type='Supervised', student=cfg, data_preprocessor=dict(tiny.PREPROCESSOR)))
+    assert model.loss(tiny.streams())['sup.loss_ce'].isfinite()
+
+
+def test_prediction_is_by_the_branch_asked_for():
+    model = tiny.build('MeanTeacher').eval()
+    with torch.no_grad():
+        for parameter in model.teacher.parameters():
+            parameter.mul_(1.5)
+    data = model.data_preprocessor(tiny.batch(1, 0), training=False)
+    for sample in data['data_samples']:
+        sample.set_metainfo(dict(img_shape=(32, 32), ori_shape=(32, 32), pad_shape=(32, 32)))
+    assert model.predict_on == 'teacher'
+    with torch.no_grad():
+        for branch in ('student', 'teacher'):
+            model.predict_on = branch
+            scores = model.predict(data['inputs'], data['data_samples'])[0].seg_logits.data
+            own = getattr(model, branch)(data['inputs']).logits[0]
+            assert torch.allclose(scores, own, atol=1e-5)
+
+
+def test_a_branch_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="predict_on='teacher' names no branch of FixMatch; it has student"):
+        tiny.build('FixMatch', test_cfg=dict(predict_on='teacher'))
+
+
+def test_a_plain_mmseg_checkpoint_starts_every_branch():
+    model, other = tiny.build('MLLC'), tiny.build('Supervised')
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    plain = other.student.segmentor.state_dict()
+    model.load_state_dict(plain, strict=False)
+    for branch in (model.student, model.teacher):
+        assert all(torch.equal(branch.segmentor.state_dict()[key], value) for key, value in plain.items())
+
+
+@pytest.mark.parametrize(
+    'method, arguments, message',
+    [
+        ('FixMatch', dict(threshold=1.1), 'model.threshold must lie in'),
+        ('FixMatch', dict(unsup_weight=-1), 'must be 0 or more'),
+        ('FixMatch', dict(preprocessor=dict(num_strong=0)), 'num_strong >= 1'),
+        ('MLLC', dict(heads={}), 'MLLC needs model.heads.embedding'),
+        ('MLLC', dict(temperature=0), 'temperature above 0'),
+        ('MLLC', dict(preprocessor=dict(num_strong=2)), 'MLLC learns one strong view'),
+    ],
+)
+def test_arguments_out_of_range_are_named(method, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.build(method, **arguments)

@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from mmsemi.models import CutMix, StrongView
+from mmsemi.structures import Mix, PseudoLabel
+
+
+def test_boxes_have_the_asked_area_aspect_and_share():
+    torch.manual_seed(0)
+    mask = CutMix(prob=0.5, area=(0.1, 0.3), aspect=(0.5, 2.0))(4000, 64, 48, 'cpu').mask
+    mixed = mask.flatten(1).any(1)
+    assert abs(mixed.float().mean() - 0.5) < 0.03
+    boxes = mask[mixed]
+    height, width = boxes.any(2).sum(1), boxes.any(1).sum(1)
+    assert torch.equal(boxes.flatten(1).sum(1), height * width), 'a mask is one full rectangle'
+    share = (height * width) / (64 * 48)
+    assert share.max() <= 0.3 and share.min() > 0.08
+    aspect = height / width
+    assert aspect.min() > 0.4 and aspect.max() < 2.3
+
+
+def test_boxes_follow_the_rejection_law_of_the_released_code():
+    """Mean area of boxes drawn until they fit, against a literal loop."""
+    import random
+
+    random.seed(0)
+    areas = []
+    for _ in range(4000):
+        while True:
+            size, aspect = random.uniform(0.02, 0.4) * 64 * 64, random.uniform(0.3, 1 / 0.3)
+            w, h = int((size / aspect) ** 0.5), int((size * aspect) ** 0.5)
+            x, y = random.randint(0, 63), random.randint(0, 63)
+            if x + w <= 64 and y + h <= 64:
+                break
+        areas.append(w * h)
+    torch.manual_seed(0)
+    mask = CutMix(prob=1)(4000, 64, 64, 'cpu').mask
+    ours = mask.flatten(1).sum(1).float().mean()
+    assert abs(ours / (sum(areas) / len(areas)) - 1) < 0.05
+
+
+def test_probability_zero_mixes_nothing():
+    assert not CutMix(prob=0)(8, 16, 16, 'cpu').mask.any()
+
+
+def test_labels_are_mixed_with_the_boxes_of_their_images():
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[0, 1:3, 1:3] = True
+    mix = Mix(mask)
+    label = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]).long()
+    prob = torch.nn.functional.one_hot(label, 2).permute(0, 3, 1, 2).float()
+    mixed = mix.labels(PseudoLabel(label, label.float(), prob))
+    images = mix.images(label[:, None].float())[:, 0]
+    assert torch.equal(mixed.label.float(), images) and torch.equal(mixed.weight, images)
+    assert torch.equal(mixed.prob.argmax(1).float(), images)
+    assert mixed.label[0, 1, 1] == 1 and mixed.label[0, 0, 0] == 0 and (mixed.label[1] == 1).all()
+
+
+def test_strong_views_stay_images_and_change_each_image_on_its_own():
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 24, 24).expand(6, -1, -1, -1).contiguous()
+    strong = StrongView(jitter_prob=1.0)(images)
+    assert strong.shape == images.shape and strong.min() >= 0 and strong.max() <= 1
+    assert len({tuple(image.flatten()[:50].tolist()) for image in strong}) == 6
+
+
+def test_probability_zero_changes_nothing():
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(StrongView(jitter_prob=0, gray_prob=0, blur_prob=0)(images), images)
+
+
+@pytest.mark.parametrize(
+    'part, message',
+    [
+        (lambda: CutMix(prob=1.5), 'prob must lie in'),
+        (lambda: CutMix(area=(0.5, 0.2)), 'area must be'),
+        (lambda: CutMix(aspect=(0, 1)), 'aspect must be'),
+        (lambda: StrongView(gray_prob=-1), 'gray_prob must lie in'),
+        (lambda: StrongView(blur_sigma=(2, 1)), 'blur_sigma must be'),
+    ],
+)
+def test_arguments_out_of_range_are_named(part, message):
+    with pytest.raises(ValueError, match=message):
+        part()

@@ -1,0 +1,113 @@
+"""Tiny networks and batches for the tests."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+import mmsemi.engine
+import mmsemi.models  # noqa: F401
+from mmsemi.registry import MODELS
+from mmsemi.structures import Mix, Streams
+
+NUM_CLASSES = 4
+SIZE = 32
+
+PREPROCESSOR = dict(
+    type='SemiDataPreprocessor',
+    size=(SIZE, SIZE),
+    mean=[120.0, 115.0, 100.0],
+    std=[60.0, 60.0, 60.0],
+    bgr_to_rgb=True,
+    strong=dict(type='StrongView'),
+    cutmix=dict(type='CutMix'),
+)
+HEADS = dict(
+    embedding=dict(type='ProjectionHead', in_channels=16, out_channels=16, norm_cfg=dict(type='BN')),
+    graph=dict(type='LabelGraph', num_classes=NUM_CLASSES, feature_channels=16, num_neighbors=5),
+)
+
+
+def segmentor(norm: dict | None = None) -> dict:
+    """Config of a DeepLabV3+ that fits a thimble."""
+    norm = norm or dict(type='BN')
+    return dict(
+        type='EncoderDecoder',
+        pretrained=None,
+        backbone=dict(
+            type='ResNetV1c',
+            depth=18,
+            base_channels=8,
+            stem_channels=8,
+            out_indices=(0, 1, 2, 3),
+            strides=(1, 2, 2, 1),
+            dilations=(1, 1, 1, 2),
+            norm_cfg=norm,
+        ),
+        decode_head=dict(
+            type='DeepLabV3PlusHead',
+            in_channels=64,
+            in_index=3,
+            low_level_in_channels=8,
+            low_level_channels=4,
+            channels=16,
+            dilations=(1, 2),
+            dropout_ratio=0,
+            num_classes=NUM_CLASSES,
+            norm_cfg=norm,
+            align_corners=False,
+            loss_decode=dict(type='PixelCrossEntropyLoss'),
+        ),
+        test_cfg=dict(mode='whole'),
+    )
+
+
+def build(method: str, norm: dict | None = None, preprocessor: dict | None = None, **kwargs):
+    """Build a method over the tiny network."""
+    torch.manual_seed(0)
+    if method == 'MLLC':
+        heads = copy.deepcopy(HEADS)
+        if norm:
+            heads['embedding']['norm_cfg'] = norm
+        kwargs = {'heads': heads, **kwargs}
+    data = {**PREPROCESSOR, **(preprocessor or {})}
+    cfg = dict(type=method, student=segmentor(norm), data_preprocessor=data, **kwargs)
+    return MODELS.build(ConfigDict(copy.deepcopy(cfg)))
+
+
+def streams(labeled: int = 2, unlabeled: int = 2, seed: int = 0, mixed: bool = True) -> Streams:
+    """Random views, a padded corner, void labels."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(count):
+        return torch.randn(count, 3, SIZE, SIZE, generator=generator)
+
+    labels = torch.randint(0, NUM_CLASSES, (labeled, 4, 4), generator=generator)
+    labels = labels.repeat_interleave(SIZE // 4, 1).repeat_interleave(SIZE // 4, 2)
+    labels[:, :2] = 255
+    valid = torch.ones(unlabeled, SIZE, SIZE, dtype=torch.bool)
+    mask = torch.zeros(unlabeled, SIZE, SIZE, dtype=torch.bool)
+    if mixed:
+        valid[0, -8:] = False
+        mask[0, 4:20, 8:16] = True
+    weak = normal(unlabeled)
+    return Streams(normal(labeled), labels, weak, (weak + 0.1 * normal(unlabeled),), valid, (Mix(mask),))
+
+
+def batch(labeled: int = 2, unlabeled: int = 2, seed: int = 0, gt: bool = False) -> dict:
+    """What a data loader hands to the preprocessor: uint8 crops of unequal size and data samples."""
+    generator = torch.Generator().manual_seed(seed)
+    images, samples = [], []
+    for i in range(labeled + unlabeled):
+        shape = (SIZE - 4 * (i % 2), SIZE)
+        images.append(torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator))
+        sample = SegDataSample(metainfo=dict(stream='labeled' if i < labeled else 'unlabeled'))
+        if i < labeled or gt:
+            label = torch.randint(0, NUM_CLASSES, (1, *shape), generator=generator)
+            sample.gt_sem_seg = PixelData(data=label)
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)

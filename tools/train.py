@@ -1,0 +1,65 @@
+"""Train a segmentor.
+
+    python tools/train.py configs/mllc/mllc_r101_voc.py
+    bash tools/dist_train.sh configs/mllc/mllc_r101_voc.py 4
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from mmsemi.engine.launch import UsageError, add_arguments, build_runner, load_config, run
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Train a segmentor')
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue a run: from CHECKPOINT, or without it from the latest one in the work folder',
+    )
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    add_arguments(parser)
+    return parser.parse_args()
+
+
+def set_resume(cfg: Config, checkpoint: str | None) -> None:
+    """Continue from ``checkpoint``, a path or 'auto'; None starts as the config says."""
+    if checkpoint is None:
+        return
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+    if cfg.load_from and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
+        raise UsageError(f'The checkpoint {checkpoint} does not exist; correct --resume.')
+
+
+def enable_amp(cfg: Config) -> None:
+    """Wrap the optimizer for mixed precision."""
+    if get_device() == 'cpu':
+        raise UsageError('--amp needs a GPU, and this machine has none; leave it out.')
+    if cfg.optim_wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UsageError(f'--amp cannot replace optim_wrapper.type={cfg.optim_wrapper.type}; set it in the config.')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def main() -> None:
+    """Build the runner and train."""
+    args = parse_args()
+    cfg = load_config(args)
+    set_resume(cfg, args.resume)
+    if args.amp:
+        enable_amp(cfg)
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    run(main)
