@@ -4,28 +4,35 @@ With ``default_scope = 'mmsemi'`` a config names components of mmsemi, mmseg and
 packages by theirs (``mmpretrain.VisionTransformer``).
 """
 
-from mmengine.registry import (
-    DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS,
-    LOOPS as MMENGINE_LOOPS,
-    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-    Registry,
-)
-from mmseg.registry import (
-    DATASETS as MMSEG_DATASETS,
-    HOOKS as MMSEG_HOOKS,
-    MODELS as MMSEG_MODELS,
-    TRANSFORMS as MMSEG_TRANSFORMS,
-)
+from mmengine.registry import Registry
+from mmseg import registry as mmseg
 
-DATASETS = Registry('dataset', parent=MMSEG_DATASETS, scope='mmsemi', locations=['mmsemi.datasets'])
-DATA_SAMPLERS = Registry('data sampler', parent=MMENGINE_DATA_SAMPLERS, scope='mmsemi', locations=['mmsemi.datasets'])
-TRANSFORMS = Registry('transform', parent=MMSEG_TRANSFORMS, scope='mmsemi', locations=['mmsemi.datasets'])
-MODELS = Registry('model', parent=MMSEG_MODELS, scope='mmsemi', locations=['mmsemi.models'])
-HOOKS = Registry('hook', parent=MMSEG_HOOKS, scope='mmsemi', locations=['mmsemi.engine'])
-LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmsemi', locations=['mmsemi.engine'])
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope='mmsemi',
-    locations=['mmsemi.engine'],
-)
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    # A registry imports its own locations when it is asked, not its parent's.
+    return Registry(parent.name, parent=parent, scope='mmsemi', locations=[*locations, *parent._locations])
+
+
+DATASETS = _child(mmseg.DATASETS, 'mmsemi.datasets')
+DATA_SAMPLERS = _child(mmseg.DATA_SAMPLERS, 'mmsemi.datasets')
+TRANSFORMS = _child(mmseg.TRANSFORMS, 'mmsemi.datasets')
+MODELS = _child(mmseg.MODELS, 'mmsemi.models')
+HOOKS = _child(mmseg.HOOKS, 'mmsemi.engine')
+LOOPS = _child(mmseg.LOOPS, 'mmsemi.engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(mmseg.OPTIM_WRAPPER_CONSTRUCTORS, 'mmsemi.engine')
+
+# Nothing of ours is in these; they let the scope 'mmsemi' find mmseg's parts.
+EVALUATOR = _child(mmseg.EVALUATOR)
+INFERENCERS = _child(mmseg.INFERENCERS)
+LOG_PROCESSORS = _child(mmseg.LOG_PROCESSORS)
+METRICS = _child(mmseg.METRICS)
+MODEL_WRAPPERS = _child(mmseg.MODEL_WRAPPERS)
+OPTIMIZERS = _child(mmseg.OPTIMIZERS)
+OPTIM_WRAPPERS = _child(mmseg.OPTIM_WRAPPERS)
+PARAM_SCHEDULERS = _child(mmseg.PARAM_SCHEDULERS)
+RUNNERS = _child(mmseg.RUNNERS)
+RUNNER_CONSTRUCTORS = _child(mmseg.RUNNER_CONSTRUCTORS)
+TASK_UTILS = _child(mmseg.TASK_UTILS)
+VISBACKENDS = _child(mmseg.VISBACKENDS)
+VISUALIZERS = _child(mmseg.VISUALIZERS)
+WEIGHT_INITIALIZERS = _child(mmseg.WEIGHT_INITIALIZERS)

@@ -8,7 +8,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto', rule='greater'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='student/mIoU', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     progress=dict(type='ProgressHook'),
@@ -16,7 +16,6 @@ default_hooks = dict(
     unreadable=dict(type='UnreadableImageHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
 )
-train_cfg = dict(by_epoch=True, max_epochs=80, val_interval=1)
 val_cfg = dict(type='TeacherStudentValLoop')
 test_cfg = dict(type='TestLoop')
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]

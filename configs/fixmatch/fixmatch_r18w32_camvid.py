@@ -2,7 +2,8 @@ _base_ = [
     '../_base_/models/deeplabv3plus_r18w32.py',
     '../_base_/datasets/camvid.py',
     '../_base_/schedules/adamw_small.py',
-    '../_base_/default_runtime.py',
     '../_base_/methods/fixmatch.py',
 ]
-model = dict(data_preprocessor=dict(size=(96, 96)), student=dict(decode_head=dict(num_classes=11)))
+network = _base_.network
+network.decode_head.num_classes = 11
+model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)

@@ -3,11 +3,12 @@ _base_ = [
     '../_base_/models/deeplabv2_r101.py',
     '../_base_/datasets/cityscapes_half.py',
     '../_base_/schedules/sgd.py',
-    '../_base_/default_runtime.py',
     '../_base_/methods/mllc.py',
 ]
+network = _base_.network
+network.decode_head.num_classes = 19
 model = dict(
-    data_preprocessor=dict(size=(256, 512)),
-    student=dict(decode_head=dict(num_classes=19)),
+    data_preprocessor=dict(size=_base_.crop_size),
+    student=network,
     heads=dict(embedding=dict(in_channels=2048, source='backbone'), graph=dict(num_classes=19)),
 )

@@ -3,11 +3,12 @@ _base_ = [
     '../_base_/models/deeplabv2_r101.py',
     '../_base_/datasets/voc_blender_321.py',
     '../_base_/schedules/sgd_heads_x10.py',
-    '../_base_/default_runtime.py',
     '../_base_/methods/mllc.py',
 ]
+network = _base_.network
 model = dict(
-    data_preprocessor=dict(size=(321, 321)),
+    data_preprocessor=dict(size=_base_.crop_size),
+    student=network,
     heads=dict(embedding=dict(in_channels=2048, source='backbone')),
 )
 train_cfg = dict(max_epochs=150)

@@ -2,12 +2,13 @@ _base_ = [
     '../_base_/models/deeplabv3plus_r18w32.py',
     '../_base_/datasets/shapes.py',
     '../_base_/schedules/adamw_small.py',
-    '../_base_/default_runtime.py',
     '../_base_/methods/mllc.py',
 ]
+network = _base_.network
+network.decode_head.num_classes = 8
 model = dict(
-    data_preprocessor=dict(size=(96, 96)),
-    student=dict(decode_head=dict(num_classes=8)),
+    data_preprocessor=dict(size=_base_.crop_size),
+    student=network,
     heads=dict(
         embedding=dict(in_channels=64, out_channels=64, norm_cfg=dict(type='BN')),
         graph=dict(num_classes=8, feature_channels=64),

@@ -1,14 +1,15 @@
+# Table IX: SegFormer with MiT-B5.
 _base_ = [
     '../_base_/models/segformer_b5.py',
     '../_base_/datasets/cityscapes.py',
     '../_base_/schedules/adamw_segformer.py',
-    '../_base_/default_runtime.py',
     '../_base_/methods/mllc.py',
 ]
+network = _base_.network
+network.decode_head.num_classes = 19
+network.test_cfg = dict(mode='slide', crop_size=(800, 800), stride=(534, 534))
 model = dict(
-    data_preprocessor=dict(size=(800, 800)),
-    student=dict(
-        decode_head=dict(num_classes=19), test_cfg=dict(mode='slide', crop_size=(800, 800), stride=(534, 534))
-    ),
+    data_preprocessor=dict(size=_base_.crop_size),
+    student=network,
     heads=dict(embedding=dict(downsample=2), graph=dict(num_classes=19)),
 )

@@ -2,6 +2,8 @@ _base_ = [
     '../_base_/models/deeplabv3plus_r101.py',
     '../_base_/datasets/voc_blender.py',
     '../_base_/schedules/sgd_heads_x10.py',
-    '../_base_/default_runtime.py',
     '../_base_/methods/supervised.py',
 ]
+network = _base_.network
+model = dict(student=network)
+train_dataloader = dict(batch_size=8, sampler=dict(labeled=8, unlabeled=0))

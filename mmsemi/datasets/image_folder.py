@@ -31,7 +31,7 @@ class ImageFolder(BaseSegDataset):
 
     def load_data_list(self) -> list[dict]:
         """List the images, sorted by path."""
-        folder = self.data_prefix['img_path']
+        folder = os.path.normpath(self.data_prefix['img_path'])
         if not os.path.isdir(folder):
             raise FileNotFoundError(f'The image folder {folder} does not exist; correct its path.')
         paths = [

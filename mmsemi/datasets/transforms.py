@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from mmcv.transforms import BaseTransform, Resize
-from mmcv.transforms.utils import cache_randomness
 from mmseg.datasets.transforms import LoadAnnotations
 
 from mmsemi.registry import TRANSFORMS
@@ -41,14 +40,10 @@ class RandomScale(BaseTransform):
             )
         self.ratio_range = (low, high)
 
-    @cache_randomness
-    def _draw_ratio(self) -> float:
-        return np.random.uniform(*self.ratio_range)
-
     def transform(self, results: dict) -> dict:
         """Resize ``results['img']`` and ``results['gt_seg_map']``."""
         height, width = results['img'].shape[:2]
-        ratio = self._draw_ratio()
+        ratio = np.random.uniform(*self.ratio_range)
         scale = (max(1, round(width * ratio)), max(1, round(height * ratio)))
         return Resize(scale=scale, keep_ratio=False).transform(results)
 

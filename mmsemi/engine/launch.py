@@ -12,17 +12,17 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import distributed
+
+from mmsemi.utils import register_all_modules
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -71,7 +71,7 @@ def _suggest_config(name: str, roots: list[Path]) -> str:
     for path in (path for root in roots[:1] for path in sorted((root / 'configs').rglob('*.py'))):
         known.setdefault(path.name, path.relative_to(roots[0]).as_posix())
     close = [known[match] for match in difflib.get_close_matches(Path(name).name, known, n=3)]
-    return f'; did you mean {" or ".join(close)}?'.rstrip('?') if close else ''
+    return f'; did you mean {" or ".join(close)}' if close else ''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,36 +170,20 @@ def _replace_sync_bn(node: Any) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what the packages below print while they are imported.
-
-    mmseg reports a missing client of a data service that nobody here uses, mmcv a missing compiled operator.
-    """
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
+    """Silence imports: mmseg prints that the client of a data service is missing, which nothing here uses."""
+    with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
-class WithoutWeightInit(logging.Filter):
-    """Drops the report of how each parameter was initialised: two lines a parameter, 600 and more for a segmentor."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Keep the record?"""
-        message = str(record.msg)
-        return not (message.startswith('\n') and ' - torch.Size(' in message.split(':', 1)[0])
-
-
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner, with a console that is free of weight initialisation (it stays in the log file)."""
-    with quiet():
-        import mmseg.datasets
-        import mmseg.models  # noqa: F401
+    """Build the runner, with every component of mmsemi and mmseg registered.
 
-        import mmsemi.models  # noqa: F401
-    runner = Runner.from_cfg(cfg)
-    for handler in runner.logger.handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.addFilter(WithoutWeightInit())
-    return runner
+    mmengine writes how each parameter was initialised (two lines a parameter, 600 for a segmentor) to the runner's log file,
+    not to the console; weights must therefore be initialised by the runner and not before it exists.
+    """
+    with quiet():
+        register_all_modules(init_default_scope=False)
+    return Runner.from_cfg(cfg)
 
 
 # Errors
@@ -260,9 +244,3 @@ def _report(error: Exception) -> None:
     else:
         sys.stderr.write(sentence)
     sys.stderr.flush()
-
-
-def threads_per_process(processes: int) -> int:
-    """How many threads each of ``processes`` should compute with so that together they fill the machine's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return max(1, min(cores, torch.get_num_threads() if processes == 1 else cores) // processes)

@@ -27,8 +27,7 @@ class PrototypeHook(Hook):
         self._prototypes = [module for module in model.modules() if isinstance(module, Prototypes)]
         if not self._prototypes:
             raise ValueError(
-                f'PrototypeHook needs prototypes, but {type(model).__name__} keeps none; remove it from '
-                'default_hooks.'
+                f'PrototypeHook needs prototypes, but {type(model).__name__} keeps none; remove it from default_hooks.'
             )
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict = None, outputs: dict = None) -> None:

@@ -174,14 +174,17 @@ def test_tensors_of_another_shape_are_summarised():
 def test_a_plain_mmseg_checkpoint_fits_with_parts_to_spare_but_not_with_parts_missing():
     model = tiny.build('MLLC')
     plain = dict(model.student.segmentor.state_dict())
-    CheckpointFitHook().after_load_checkpoint(runner(model), dict(state_dict={**plain, 'auxiliary_head.x': plain[next(iter(plain))]}))
+    CheckpointFitHook().after_load_checkpoint(
+        runner(model), dict(state_dict={**plain, 'auxiliary_head.x': plain[next(iter(plain))]})
+    )
     plain.pop('decode_head.conv_seg.weight')
     with pytest.raises(ValueError, match='1 keys are missing'):
         CheckpointFitHook().after_load_checkpoint(runner(model), dict(state_dict=plain))
 
 
 @pytest.mark.parametrize(
-    'make', [lambda: EMATeacherHook(momentum=1), lambda: EMATeacherHook(buffers='x'), lambda: FiniteLossHook(interval=0)]
+    'make',
+    [lambda: EMATeacherHook(momentum=1), lambda: EMATeacherHook(buffers='x'), lambda: FiniteLossHook(interval=0)],
 )
 def test_arguments_out_of_range_are_named(make):
     with pytest.raises(ValueError, match='Hook: '):

@@ -1,8 +1,9 @@
 """Time and peak memory of MLLC's graphs, dense and as mmsemi computes them, over the number of pixels n.
 
-Forward and backward together, one image. Dense forms are vectorised (matrix products and masks) and are left out above
-``--max-dense`` nodes. On a CPU every measurement has a process of its own, and memory is the process's peak resident size
-less its size before the call, inputs included in the latter (Linux only); on CUDA it is what torch's allocator says.
+Forward and backward together, one image. Dense forms are the paper's equations as they stand, vectorised (matrix
+products and masks), and are left out above ``--max-dense`` nodes. On a CPU every measurement has a process of its own,
+and memory is the process's peak resident size less its size before the call, when the inputs exist (Linux only); on
+CUDA it is what torch's allocator says.
 
     python tools/analysis/benchmark_label_graph.py
     python tools/analysis/benchmark_label_graph.py --n 4096 8192 --channels 128 --device cuda
@@ -29,18 +30,19 @@ MB = 2**20
 
 
 def dense_class_graph(prob: Tensor, features: Tensor) -> Tensor:
-    """MLLC eq. 6, 7 with the n x n matrix; rows are scaled before and after the product, which spares two more."""
+    """W x of MLLC eq. 6, 7 with the n x n matrix."""
     label = prob.argmax(-1)
     affinity = (prob @ prob.transpose(1, 2)) * (label[:, :, None] == label[:, None])
     affinity = affinity.diagonal_scatter(torch.ones_like(affinity[..., 0]), dim1=1, dim2=2)
     scale = affinity.sum(-1, keepdim=True).rsqrt()
-    return scale * (affinity @ (scale * features))
+    return (scale * affinity * scale.transpose(1, 2)) @ features
 
 
 def dense_contrast(features: Tensor, label: Tensor) -> Tensor:
-    """MLLC eq. 12, first term: both of its squares are (v_i . v_j - Y_ij)^2, as Y is 0 or 1."""
-    same = (label[:, :, None] == label[:, None]).to(features.dtype)
-    return (features @ features.transpose(1, 2) - same).square().mean()
+    """MLLC eq. 12, first term, with the n x n matrix."""
+    similarity = features @ features.transpose(1, 2)
+    same = label[:, :, None] == label[:, None]
+    return torch.where(same, (similarity - 1).square(), similarity.square()).mean()
 
 
 def dense_knn(features: Tensor, k: int) -> Tensor:

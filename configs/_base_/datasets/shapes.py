@@ -31,6 +31,7 @@ train_dataloader = dict(
         type='SemiDataset',
         dataset=dict(type=dataset_type, data_root=data_root, ann_file='ImageSets/Segmentation/train.txt'),
         labeled=24,
+        require_all_classes=True,
         unlabeled='rest',
         seed=0,
         pipeline=train_pipeline,

@@ -1,1 +1,2 @@
+_base_ = './base.py'
 model = dict(type='FixMatch', threshold=0.95)

@@ -1,4 +1,5 @@
-# MLLC's parts for a network of 21 classes whose decoder ends in 256 channels.
+# MLLC for 21 classes and a decoder that ends in 256 channels; K, k, alpha, gamma are keys of the graph.
+_base_ = './base.py'
 model = dict(
     type='MLLC',
     threshold=0.95,
@@ -11,11 +12,18 @@ model = dict(
     heads=dict(
         embedding=dict(type='ProjectionHead', in_channels=256, out_channels=256, source='decoder'),
         graph=dict(
-            type='LabelGraph', num_classes=21, feature_channels=256, num_layers=2, num_neighbors=20, gamma=1.0, alpha=0.2
+            type='LabelGraph',
+            num_classes=21,
+            feature_channels=256,
+            num_layers=2,
+            num_neighbors=20,
+            gamma=1.0,
+            alpha=0.2,
         ),
     ),
 )
 default_hooks = dict(
+    checkpoint=dict(save_best='teacher/mIoU'),
     teacher=dict(type='EMATeacherHook', momentum=0.99),
     prototypes=dict(type='PrototypeHook'),
 )

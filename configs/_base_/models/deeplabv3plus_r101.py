@@ -1,2 +1,2 @@
 _base_ = './deeplabv3plus_r50.py'
-model = dict(student=dict(pretrained='open-mmlab://resnet101_v1c', backbone=dict(depth=101)))
+network = dict(pretrained='open-mmlab://resnet101_v1c', backbone=dict(depth=101))

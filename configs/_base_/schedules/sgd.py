@@ -5,4 +5,4 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=1e-2, momentum=0.9, weight_decay=1e-4),
 )
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=True, convert_to_iter_based=True)]
-train_cfg = dict(max_epochs=100)
+train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=1)

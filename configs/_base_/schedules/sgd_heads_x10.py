@@ -4,8 +4,12 @@ optim_wrapper = dict(
     constructor='SemiOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=1e-4),
     paramwise_cfg=dict(
-        custom_keys={'decode_head': dict(lr_mult=10.0), 'auxiliary_head': dict(lr_mult=10.0), 'heads.': dict(lr_mult=10.0)}
+        custom_keys={
+            'decode_head': dict(lr_mult=10.0),
+            'auxiliary_head': dict(lr_mult=10.0),
+            'heads.': dict(lr_mult=10.0),
+        }
     ),
 )
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=True, convert_to_iter_based=True)]
-train_cfg = dict(max_epochs=80)
+train_cfg = dict(by_epoch=True, max_epochs=80, val_interval=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def _full_precision(x: Tensor) -> Tensor:
@@ -20,6 +21,27 @@ def _full_precision(x: Tensor) -> Tensor:
 def _counted(labels: Tensor, num_classes: int, valid: Tensor | None) -> Tensor:
     counted = (labels >= 0) & (labels < num_classes)
     return counted if valid is None else counted & valid
+
+
+class _PairTerms(torch.autograd.Function):
+    """|V^T V|^2 - 2 sum_c |sum_{i in c} v_i|^2 of each image, (B,), for V (B, n, D) and one-hot labels (B, n, C).
+
+    Written out because |V^T V|^2 has the gradient 4 V (V^T V): one product, where autograd takes two.
+    """
+
+    @staticmethod
+    def forward(ctx, features: Tensor, member: Tensor) -> Tensor:
+        gram = features.transpose(1, 2) @ features
+        class_sum = member.transpose(1, 2) @ features
+        ctx.save_for_backward(features, member, gram, class_sum)
+        return gram.square().sum((1, 2)) - 2 * class_sum.square().sum((1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        features, member, gram, class_sum = ctx.saved_tensors
+        factor = 4 * grad[:, None, None]
+        return (member @ (-factor * class_sum)).baddbmm_(features, factor * gram), None
 
 
 def intra_image_contrast(features: Tensor, labels: Tensor, num_classes: int, valid: Tensor | None = None) -> Tensor:
@@ -43,14 +65,9 @@ def intra_image_contrast(features: Tensor, labels: Tensor, num_classes: int, val
         member = (labels[..., None] == torch.arange(num_classes, device=labels.device)) & counted[..., None]
         member = member.to(features.dtype)
         count = member.sum(1)
-        size = count.sum(-1, keepdim=True).clamp_min(1)
-        # Divided by n before they are squared: n^2 has more digits than float32.
-        features = features.masked_fill(~counted[..., None], 0.0)
-        gram = features.transpose(1, 2) @ features / size[..., None]
-        class_sum = member.transpose(1, 2) @ features / size[..., None]
-        share = count / size
-        squares = [x.square().flatten(1).sum(1) for x in (gram, class_sum, share)]
-        return (squares[0] - 2 * squares[1] + squares[2]).mean()
+        size = count.sum(-1).clamp_min(1)
+        terms = _PairTerms.apply(features * counted[..., None], member)
+        return ((terms + count.square().sum(-1)) / size.square()).mean()
 
 
 def prototype_contrast(

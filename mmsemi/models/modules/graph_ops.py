@@ -217,8 +217,8 @@ def propagate_features(prob: Tensor, features: Tensor, valid: Tensor | None = No
     """Average of the features of a node's class: W x, W = D^-1/2 What D^-1/2 (eq. 6, 7), in O(n C D).
 
     Within a class What = P P^T with the diagonal replaced by 1. So with y = argmax p, S_c the sum of p over class c and
-    s_i = 1 - |p_i|^2, the degree is d_i = p_i . S_y + s_i, and with G = D^-1/2 X and M_c the sum of p_i^T G_i over
-    class c, (W X)_i = d_i^-1/2 (p_i M_y + s_i G_i). Products run on tiles of nodes of one class, so that memory is
+    s_i = 1 - |p_i|^2, the degree is d_i = p_i . S_y + s_i, and with q_i = d_i^-1/2 p_i and M_c the sum of q_i^T X_i
+    over class c, (W X)_i = q_i M_y + s_i / d_i X_i. Products run on tiles of nodes of one class, so that memory is
     O(n (C + D)) plus M, (C, C, D) per graph.
 
     Args:
@@ -243,7 +243,7 @@ def propagate_features(prob: Tensor, features: Tensor, valid: Tensor | None = No
 
         def to_tiles(x: Tensor) -> Tensor:
             empty = x.new_zeros(batch, tiles * rows, x.size(-1))
-            return empty.scatter_add(1, slot[..., None].expand_as(x), x).view(batch, tiles, rows, -1)
+            return empty.scatter_add_(1, slot[..., None].expand_as(x), x).view(batch, tiles, rows, -1)
 
         def class_sum_of(x: Tensor) -> Tensor:
             """Sum (B, tiles, ...) over the tiles of each class and give every tile its class's sum."""
@@ -252,8 +252,8 @@ def propagate_features(prob: Tensor, features: Tensor, valid: Tensor | None = No
         prob, x = to_tiles(prob), to_tiles(features)
         self_weight = 1 - prob.square().sum(-1, keepdim=True)
         prob_sum = class_sum_of(prob.sum(2))
-        scale = (prob @ prob_sum[..., None] + self_weight).rsqrt()
-        x = scale * x
+        degree = prob @ prob_sum[..., None] + self_weight
+        prob = prob * degree.rsqrt()
         class_features = class_sum_of(prob.transpose(2, 3) @ x)
-        x = scale * (prob @ class_features + self_weight * x)
+        x = torch.addcmul(prob @ class_features, self_weight / degree, x)
         return x.flatten(1, 2).gather(1, slot[..., None].expand_as(features))

@@ -15,6 +15,7 @@ from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.pixel import masked_mean
 from mmsemi.models.memory import Prototypes
+from mmsemi.models.modules.graph_ops import full_precision
 from mmsemi.models.modules.label_graph import GraphOutput
 from mmsemi.models.thresholds import class_thresholds
 from mmsemi.registry import MODELS
@@ -70,7 +71,9 @@ class MLLC(SemiSegmentor):
         missing = {'embedding', 'graph'} - set(heads.keys())
         if missing:
             raise ValueError(f'MLLC needs model.heads.{min(missing)}; it has {sorted(heads.keys())}.')
-        if not (0 <= threshold <= 1 and 0 <= intra_weight <= 1 and temperature > 0 and min(slg_weight, clg_weight) >= 0):
+        if not (
+            0 <= threshold <= 1 and 0 <= intra_weight <= 1 and temperature > 0 and min(slg_weight, clg_weight) >= 0
+        ):
             raise ValueError(
                 'MLLC: threshold and intra_weight must lie in [0, 1], temperature above 0, slg_weight and clg_weight at 0 or '
                 f'above, not {threshold}, {intra_weight}, {temperature}, {slg_weight}, {clg_weight}.'
@@ -127,7 +130,7 @@ class MLLC(SemiSegmentor):
         features = branch.heads['embedding'](out)
         size = features.shape[2:]
         logits = resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners)
-        prob = logits.float().softmax(1)
+        prob = _softmax(logits)
         valid = _nearest(valid, size)
         if threshold is None:
             threshold = self.confidence_threshold(prob, valid)
@@ -150,7 +153,7 @@ class MLLC(SemiSegmentor):
         """
         views = self.teacher.forward_together(labeled=streams.labeled, weak=streams.weak)
         weak, labeled = views['weak'], views['labeled']
-        prob = weak.coarse_logits.float().softmax(1)
+        prob = _softmax(weak.coarse_logits)
         threshold = self.confidence_threshold(prob, _nearest(streams.valid, prob.shape[2:]))
 
         graph, valid = self.refine(self.teacher, weak, streams.valid, threshold)
@@ -162,7 +165,7 @@ class MLLC(SemiSegmentor):
         self.observe(graph, _nearest(label, valid.shape[1:]), valid)
         self.observe(graph_labeled, _nearest(streams.labels, valid.shape[1:]), annotated)
 
-        confidence, best = weak.logits.softmax(1).max(1)
+        confidence, best = _softmax(weak.logits).max(1)
         confident = (confidence >= threshold[best]) & streams.valid
         return PseudoLabel(label, confident.float()), threshold
 
@@ -202,7 +205,7 @@ class MLLC(SemiSegmentor):
             label, valid (Tensor): Pseudo-labels and validity of the crop, (B, H, W).
             labels, valid_nodes (Tensor): The same at the graph's resolution, (B, h, w).
         """
-        loss = self.weighted_nll(F.log_softmax(out.logits.float(), 1), label, valid)
+        loss = self.weighted_nll(F.log_softmax(*full_precision(out.logits), dim=1), label, valid)
         for prob in graph.probs[1:]:
             loss = loss + self.weighted_nll(prob.clamp(min=1e-8).log(), labels, valid_nodes)
         return loss
@@ -213,6 +216,11 @@ class MLLC(SemiSegmentor):
         if self.dynamic_weight:
             nll = nll * (-nll.detach()).exp()
         return masked_mean(nll, valid)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    (logits,) = full_precision(logits)
+    return logits.softmax(1)
 
 
 def _nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:

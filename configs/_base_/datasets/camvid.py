@@ -1,0 +1,60 @@
+# CamVid in the SegNet layout, at 160 x 120, split by video sequence: a pool of 367 images and 101 for evaluation.
+# The official val/ holds frames of a sequence that train/ holds as well, seconds apart, and so rewards memory.
+dataset_type = 'CamVidDataset'
+data_root = 'data/camvid'
+crop_size = (96, 96)
+image_size = (160, 120)  # width, height
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadSegAnnotations'),
+    dict(type='RandomResize', scale=image_size, ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=image_size),
+    # After Resize, so that the ground truth keeps its size: predictions are resized to it.
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='StreamSampler', labeled=4, unlabeled=4),
+    batch_sampler=dict(type='StreamBatchSampler'),
+    dataset=dict(
+        type='SemiDataset',
+        dataset=dict(
+            type=dataset_type,
+            data_root=data_root,
+            folders=('train', 'val'),
+            sequences=('0001TP', '0016E5'),
+        ),
+        labeled=23,
+        unlabeled='rest',
+        seed=0,
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        folders=('train', 'val'),
+        sequences=('0006R0',),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

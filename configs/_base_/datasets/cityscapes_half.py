@@ -1,0 +1,24 @@
+# Cityscapes at half size, 512 x 1024, with crops of 256 x 512: DMT's protocol, which MLLC's DeepLabV2 follows.
+# DMT neither scales nor flips. Predictions are resized to the full size and evaluated there.
+_base_ = './cityscapes.py'
+
+crop_size = (256, 512)
+half_size = (1024, 512)  # width, height
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadSegAnnotations'),
+    dict(type='Resize', scale=half_size),
+    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=half_size),
+    # After Resize, so that the ground truth keeps its size.
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

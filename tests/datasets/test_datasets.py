@@ -1,0 +1,167 @@
+"""The data sets themselves, their configs, the transforms, and the tool that writes partitions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmsemi.datasets import CamVidDataset, ImageFolder, PascalVOCAugDataset, RandomScale, SemiDataset
+from tests.data import make_camvid, make_cityscapes, make_folder, make_voc
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / 'configs/_base_/datasets'
+
+
+def masks_by_id(dataset):
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    return {Path(i['img_path']).stem: Path(i['seg_map_path']).parent.name for i in infos}
+
+
+@pytest.mark.parametrize('trainaug', [True, False])
+def test_voc_takes_fine_masks_for_train_and_augmented_ones_for_the_rest(tmp_path, trainaug):
+    root = make_voc(tmp_path, n_train=2, n_aug=2, n_val=0, trainaug=trainaug)
+    folders = masks_by_id(PascalVOCAugDataset(data_root=str(root)))
+    fine, augmented = 'SegmentationClass', 'SegmentationClassAug'
+    assert folders == {f'2007_00000{i}': fine if i < 2 else augmented for i in range(4)}
+
+
+def test_voc_with_all_masks_in_one_folder(tmp_path):
+    for keep in ('SegmentationClass', 'SegmentationClassAug'):
+        root = make_voc(tmp_path / keep, n_train=2, n_aug=2, n_val=0)
+        other = root / ('SegmentationClassAug' if keep == 'SegmentationClass' else 'SegmentationClass')
+        for path in list(other.iterdir()):
+            path.rename(root / keep / path.name)
+        other.rmdir()
+        assert set(masks_by_id(PascalVOCAugDataset(data_root=str(root))).values()) == {keep}
+
+
+def test_voc_repeated_and_missing_lists(tmp_path):
+    root = make_voc(tmp_path, n_train=2, n_aug=2, n_val=0, trainaug=False)
+    lists = root / 'ImageSets/Segmentation'
+    with open(lists / 'aug.txt', 'a') as file:
+        file.write('2007_000000\n')
+    assert len(PascalVOCAugDataset(data_root=str(root))) == 4
+    (lists / 'aug.txt').unlink()
+    with pytest.warns(UserWarning, match=r'the pool is the 2 images of train\.txt alone'):
+        assert len(PascalVOCAugDataset(data_root=str(root))) == 2
+    (lists / 'train.txt').unlink()
+    with pytest.raises(FileNotFoundError, match=r'neither trainaug\.txt nor train\.txt'):
+        PascalVOCAugDataset(data_root=str(root))
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_camvid_reads_folders_sequences_and_lists(tmp_path, suffix):
+    root = make_camvid(tmp_path, suffix=suffix)
+    pool = CamVidDataset(data_root=str(root), folders=('train', 'val'), sequences=('0001TP', '0016E5'))
+    names = [os.path.relpath(pool.get_data_info(i)['img_path'], root) for i in range(len(pool))]
+    expected = [f'train/{s}_{i:05d}{suffix}' for s in ('0001TP', '0016E5') for i in range(4)]
+    assert names == expected + [f'val/0016E5_{i:05d}{suffix}' for i in (10, 11, 12)]
+    (root / 'list.txt').write_text('val/0016E5_00011\ntrain/0006R0_00000.png\n')
+    assert len(CamVidDataset(data_root=str(root), ann_file='list.txt')) == 2
+    (root / 'list.txt').write_text('val/0016E5_00099\n')
+    with pytest.raises(FileNotFoundError, match=r"line 1: there is no image 'val/0016E5_00099'"):
+        CamVidDataset(data_root=str(root), ann_file='list.txt')
+    with pytest.raises(FileNotFoundError, match=r'CamVid folder .*test does not exist'):
+        CamVidDataset(data_root=str(root), folders='test')
+
+
+def test_camvid_ignores_void_and_dropped_classes():
+    assert CamVidDataset.get_label_map() == {11: 255}
+    dataset = CamVidDataset(lazy_init=True, metainfo={'classes': ('road', 'sky')})
+    assert dataset.label_map == {i: {3: 0, 0: 1}.get(i, 255) for i in range(12)}
+    assert len(dataset.metainfo['palette']) == 2
+
+
+def test_image_folder_lists_images_of_all_suffixes_in_order(tmp_path):
+    root = make_folder(tmp_path, n_unlabeled=5)
+    (root / 'unlabeled/notes.txt').write_text('no image')
+    folder = ImageFolder(str(root / 'unlabeled'))
+    paths = [folder.get_data_info(i)['img_path'] for i in range(len(folder))]
+    assert len(paths) == 5 and paths == sorted(paths) and 'seg_map_path' not in folder.get_data_info(0)
+    with pytest.raises(FileNotFoundError, match=r'image folder .*nowhere does not exist'):
+        ImageFolder(str(root / 'nowhere'))
+
+
+def test_random_scale_is_relative_to_the_image(monkeypatch):
+    results = {'img': np.zeros((40, 50, 3), np.uint8), 'gt_seg_map': np.zeros((40, 50), np.uint8), 'seg_fields': []}
+    monkeypatch.setattr(np.random, 'uniform', lambda low, high: high)
+    scaled = RandomScale((0.5, 1.5)).transform(results)
+    assert scaled['img'].shape == (60, 75, 3) and scaled['gt_seg_map'].shape == scaled['img_shape'] == (60, 75)
+    monkeypatch.undo()
+    image = {'img': np.zeros((100, 100, 3), np.uint8)}
+    sides = [RandomScale().transform(dict(image))['img'].shape[0] for _ in range(200)]
+    assert 50 <= min(sides) < 70 and 180 < max(sides) <= 200
+    for wrong in ((0, 1), (2, 1)):
+        with pytest.raises(ValueError, match='ratio_range'):
+            RandomScale(wrong)
+
+
+MAKERS = {
+    'voc_blender': make_voc,
+    'voc_blender_321': make_voc,
+    'voc_classic': make_voc,
+    'voc_classic_321': make_voc,
+    'cityscapes': make_cityscapes,
+    'cityscapes_half': make_cityscapes,
+    'camvid': make_camvid,
+    'folder': make_folder,
+}
+
+
+def test_every_dataset_config_is_tested():
+    assert {path.stem for path in CONFIGS.glob('*.py')} - {'shapes'} == set(MAKERS)
+
+
+@pytest.mark.parametrize('name', MAKERS)
+def test_dataset_config_loads_images(tmp_path, name):
+    config = Config.fromfile(CONFIGS / f'{name}.py')
+    root = MAKERS[name](tmp_path / 'data')
+    train, val = config.train_dataloader, config.val_dataloader
+    assert train.batch_size == train.sampler.labeled + train.sampler.unlabeled
+    assert config.test_dataloader == val and config.val_evaluator == config.test_evaluator
+    train.dataset.dataset.data_root = val.dataset.data_root = str(root)
+    for loader in (train, val):
+        loader.update(num_workers=0, persistent_workers=False)
+    train.batch_size, train.sampler.labeled, train.sampler.unlabeled, train.dataset.labeled = 3, 1, 2, 2
+    batch = next(iter(Runner.build_dataloader(train, seed=0)))
+    assert [sample.stream for sample in batch['data_samples']] == ['labeled', 'unlabeled', 'unlabeled']
+    for image in batch['inputs']:
+        assert image.shape[1] <= config.crop_size[0] and image.shape[2] <= config.crop_size[1]
+    sample = next(iter(Runner.build_dataloader(val, seed=0)))['data_samples'][0]
+    assert sample.gt_sem_seg.shape == sample.ori_shape
+
+
+def test_tool_writes_a_partition_that_is_read_back(tmp_path):
+    root = make_cityscapes(tmp_path / 'data', n_train=8)
+    out = tmp_path / 'splits'
+    command = [sys.executable, 'tools/misc/make_partition.py', 'configs/_base_/datasets/cityscapes.py']
+    command += ['--labeled', '1/4', '--seed', '3', '--out-dir', str(out)]
+    command += ['--cfg-options', f'train_dataloader.dataset.dataset.data_root={root}']
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert '2 labeled images' in result.stdout and '6 unlabeled images' in result.stdout and 'road' in result.stdout
+
+    config = Config.fromfile(CONFIGS / 'cityscapes.py').train_dataloader.dataset
+    config.pop('type')
+    config.dataset.data_root = str(root)
+    drawn = SemiDataset(**{**config, 'labeled': '1/4', 'seed': 3})
+    read = SemiDataset(**{**config, 'labeled': str(out / 'labeled.txt'), 'unlabeled': str(out / 'unlabeled.txt')})
+    assert read.labeled_ids == drawn.labeled_ids and read.unlabeled_ids == drawn.unlabeled_ids
+
+    refused = subprocess.run(
+        [*command, 'train_dataloader.dataset.labeled=1', '--labeled', '99'],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        refused.returncode == 1 and 'asks for 99 labeled images' in refused.stderr and 'Traceback' not in refused.stderr
+    )
