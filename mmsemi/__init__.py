@@ -10,7 +10,8 @@ from mmengine.utils import digit_version
 
 from .version import __version__
 
-# Both lines of the stack are admitted: the maintained ``onedl-*`` distributions and the originals share these import names.
+# Both lines of the stack are admitted: the maintained ``onedl-*`` distributions and the originals share these import
+# names.
 _WINDOWS = {
     mmengine: ('mmengine', '0.10.4', '1.0.0'),
     mmcv: ('mmcv', '2.1.0', '3.0.0'),
@@ -24,7 +25,8 @@ for _module, (_name, _lowest, _below) in _WINDOWS.items():
             f'{_module.__path__[0]}; install a version from that window, for example with pip install "onedl-{_name}".'
         )
 
-# mmengine then finds configs that are named 'mmsemi::mllc/mllc_r101_voc.py', in `_base_` and in `mmengine.hub.get_config`.
+# mmengine then finds configs that are named 'mmsemi::mllc/mllc_r101_voc.py', in `_base_` and in
+# `mmengine.hub.get_config`.
 MODULE2PACKAGE.setdefault('mmsemi', 'mmsemi')
 # mmcv without compiled operators says so at every import; nothing here uses them.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')

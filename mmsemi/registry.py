@@ -1,7 +1,7 @@
 """Registries of mmsemi, children of mmseg's.
 
-With ``default_scope = 'mmsemi'`` a config names components of mmsemi, mmseg and mmengine alike, without a prefix; those of other
-packages by theirs (``mmpretrain.VisionTransformer``).
+With ``default_scope = 'mmsemi'`` a config names components of mmsemi, mmseg and mmengine alike, without a prefix; those
+of other packages by theirs (``mmpretrain.VisionTransformer``).
 """
 
 from mmengine.registry import Registry

@@ -21,7 +21,8 @@ class CheckpointFitHook(Hook):
         strict (bool): False lets any checkpoint pass, for starting from parts of one. Defaults to True.
 
     Raises:
-        ValueError: If it does not fit: how many keys are missing, unexpected or of another shape, and the first of each.
+        ValueError: If it does not fit: how many keys are missing, unexpected or of another shape, and the first of
+            each.
     """
 
     priority = 'VERY_HIGH'

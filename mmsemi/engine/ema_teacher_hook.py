@@ -19,14 +19,15 @@ from .utils import segmentor_of
 class EMATeacherHook(Hook):
     """Move the teacher towards the student after each optimizer step: a few fused kernels for all its tensors.
 
-    The momentum warms up as ``min(1 - 1 / (iter + 1), momentum)``, so that the teacher is the mean of the first students.
+    The momentum warms up as ``min(1 - 1 / (iter + 1), momentum)``, so that the teacher is the mean of the first
+    students.
 
     Source: Tarvainen and Valpola, 2017 (arXiv:1703.01780); the warm-up as in U2PL, AugSeg and others.
 
     Args:
         momentum (float): Share of the old teacher that a step keeps, in [0, 1). Defaults to 0.99.
-        buffers (str): ``'average'``: floating-point buffers (batch statistics) are averaged too; ``'copy'``: taken from the
-            student. Defaults to 'average'.
+        buffers (str): ``'average'``: floating-point buffers (batch statistics) are averaged too; ``'copy'``: taken from
+            the student. Defaults to 'average'.
 
     Raises:
         ValueError: If an argument is out of range; before training, if the model has no teacher.
@@ -53,7 +54,9 @@ class EMATeacherHook(Hook):
         self._groups, self._copies = _pair(model.teacher, model.student, self.buffers)
 
     @torch.no_grad()
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict = None, outputs: dict = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         """Update the teacher, unless gradients are still being accumulated."""
         wrapper = runner.optim_wrapper
         if not getattr(wrapper, 'should_update', lambda: True)():

@@ -16,8 +16,8 @@ _NEVER = 2**62
 class FiniteLossHook(Hook):
     """Stop when a loss becomes infinite or not a number, naming the term and the iteration.
 
-    Each step notes on the device which term was the first to fail; the host looks every ``interval`` iterations and before
-    a checkpoint is written, so that steps never wait and no checkpoint holds a broken model.
+    Each step notes on the device which term was the first to fail; the host looks every ``interval`` iterations and
+    before a checkpoint is written, so that steps never wait and no checkpoint holds a broken model.
 
     Args:
         interval (int): Iterations between looks. Defaults to 50.
@@ -37,7 +37,9 @@ class FiniteLossHook(Hook):
         self._first: torch.Tensor | None = None
 
     @torch.no_grad()
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict = None, outputs: dict = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         """Note failures of this step."""
         names = [name for name in outputs or {} if 'loss' in name and name != 'loss']
         if not names:

@@ -40,7 +40,7 @@ class UsageError(ValueError):
 
 
 def resource_roots() -> list[Path]:
-    """Folders that may hold ``configs`` and ``tools``: ``mmsemi/.mim`` of an installed package, the root of a checkout."""
+    """Folders that may hold ``configs`` and ``tools``: ``mmsemi/.mim`` of an installed package, a checkout's root."""
     return [PACKAGE / '.mim', PACKAGE.parent]
 
 
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that the arguments of :func:`add_arguments` and ``args.config`` describe, fit for this machine."""
+    """Read the config that ``args.config`` and the arguments of :func:`add_arguments` describe, fit for this machine."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
     cfg = Config.fromfile(path)
@@ -178,8 +178,8 @@ def quiet() -> Iterator[None]:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, with every component of mmsemi and mmseg registered.
 
-    mmengine writes how each parameter was initialised (two lines a parameter, 600 for a segmentor) to the runner's log file,
-    not to the console; weights must therefore be initialised by the runner and not before it exists.
+    mmengine writes how each parameter was initialised (two lines a parameter, 600 for a segmentor) to the runner's log
+    file, not to the console; weights must therefore be initialised by the runner and not before it exists.
     """
     with quiet():
         register_all_modules(init_default_scope=False)
@@ -190,7 +190,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a tool's ``main``; errors of the user's input end it with one sentence, last in the output, and exit status 2.
+    """Call a tool's ``main``; errors of the user's input end it with one sentence, last in the output, and status 2.
 
     The traceback goes to the log file where there is one. Other errors are bugs and pass through.
     """

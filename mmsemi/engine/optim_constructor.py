@@ -13,9 +13,10 @@ from mmsemi.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class SemiOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor, with parameters of equal options merged into one group and frozen ones (the teacher) left out.
+    """mmengine's constructor, with parameters of equal options in one group and frozen ones (the teacher) left out.
 
-    mmengine makes one group for each parameter, which the optimizer and the schedulers then walk one by one, and logs each.
+    mmengine makes one group for each parameter, which the optimizer and the schedulers then walk one by one, and logs
+    each.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:

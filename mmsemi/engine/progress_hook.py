@@ -19,8 +19,8 @@ from .utils import segmentor_of
 class ProgressHook(Hook):
     """Tell the model the epoch, and make the random state of each epoch a function of (seed, rank, epoch).
 
-    What validation, checkpoints or a restart drew before does not matter then: a run resumed at an epoch's end continues bit
-    for bit. The workers need none of this; ``StreamSampler`` gives each sample its own seed.
+    What validation, checkpoints or a restart drew before does not matter then: a run resumed at an epoch's end
+    continues bit for bit. The workers need none of this; ``StreamSampler`` gives each sample its own seed.
     """
 
     priority = 'VERY_HIGH'
@@ -29,7 +29,7 @@ class ProgressHook(Hook):
         """Find out how long an epoch is."""
         self._steps = max(1, len(runner.train_dataloader))
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Seed at an epoch's first step, after the data loader drew its own numbers."""
         if runner.iter % self._steps == 0:
             entropy = np.random.SeedSequence([runner.seed, get_rank(), runner.iter // self._steps])

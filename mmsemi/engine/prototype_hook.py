@@ -30,7 +30,9 @@ class PrototypeHook(Hook):
                 f'PrototypeHook needs prototypes, but {type(model).__name__} keeps none; remove it from default_hooks.'
             )
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict = None, outputs: dict = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         """Fold in the step's observations."""
         for prototypes in self._prototypes:
             prototypes.commit()

@@ -18,7 +18,7 @@ class UnreadableImageHook(Hook):
         self._warned: set[str] = set()
         self._count = 0
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Look at what the workers report beside the images."""
         for sample in (data_batch or {}).get('data_samples', []):
             for path in sample.metainfo.get('unreadable', ()):

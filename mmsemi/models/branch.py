@@ -22,7 +22,8 @@ class BranchOutput:
         coarse_logits (Tensor): Class scores at the decode head's resolution, (B, C, h, w).
         size (tuple[int, int]): Height and width of the input.
         align_corners (bool): How the decode head resizes.
-        decoder (Tensor, optional): The feature that the last classifier reads, (B, D, h, w); kept when a head asks for it.
+        decoder (Tensor, optional): The feature that the last classifier reads, (B, D, h, w); kept when a head asks for
+            it.
     """
 
     features: tuple[Tensor, ...]
@@ -55,8 +56,8 @@ class Branch(BaseModule):
 
     Args:
         segmentor (dict): Config of the segmentor.
-        heads (dict[str, dict], optional): Configs of the auxiliary heads by name. A head is called by its method; one with
-            ``source = 'decoder'`` reads the feature in front of the decode head's classifier.
+        heads (dict[str, dict], optional): Configs of the auxiliary heads by name. A head is called by its method; one
+            with ``source = 'decoder'`` reads the feature in front of the decode head's classifier.
 
     Raises:
         ValueError: If a head reads the decoder's feature, and the decode head has none in front of one classifier.
@@ -76,8 +77,8 @@ class Branch(BaseModule):
         classifier = getattr(decode_head, 'conv_seg', None)
         if classifier is None:
             raise ValueError(
-                f"The head '{reader}' reads source='decoder', but {type(decode_head).__name__} classifies the backbone's "
-                f"features directly; set model.heads.{reader}.source='backbone'."
+                f"The head '{reader}' reads source='decoder', but {type(decode_head).__name__} classifies the "
+                f"backbone's features directly; set model.heads.{reader}.source='backbone'."
             )
         # Dropout belongs to the classifier: what other heads read is the feature in front of it.
         dropout = getattr(decode_head, 'dropout', None)

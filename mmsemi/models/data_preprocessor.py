@@ -75,8 +75,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         for image in images:
             if image.shape[1] > height or image.shape[2] > width:
                 raise ValueError(
-                    f'A training crop of {tuple(image.shape[1:])} is larger than model.data_preprocessor.size={self.size}; '
-                    'set it to the crop size of the pipeline.'
+                    f'A training crop of {tuple(image.shape[1:])} is larger than '
+                    f'model.data_preprocessor.size={self.size}; set it to the crop size of the pipeline.'
                 )
         pixels = images[0].new_zeros(len(images), 3, height, width)
         valid = torch.zeros(len(images), height, width, dtype=torch.bool, device=pixels.device)

@@ -13,9 +13,9 @@ from mmsemi.structures import IGNORE_INDEX
 class Prototypes(nn.Module):
     """The slowly moving mean feature of each class.
 
-    ``observe`` adds up features during the step, ``commit`` reduces the sums over ranks and moves the prototypes: several
-    observations of one step (labeled and unlabeled pixels, ranks) weigh by their pixels, and two ranks hold what one
-    process with both batches would.
+    ``observe`` adds up features during the step, ``commit`` reduces the sums over ranks and moves the prototypes:
+    several observations of one step (labeled and unlabeled pixels, ranks) weigh by their pixels, and two ranks hold
+    what one process with both batches would.
 
     Source: MLLC, eq. 13 and 14, with the momentum on the old value ("slow-moving prototypes").
 

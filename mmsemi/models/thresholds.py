@@ -11,8 +11,8 @@ from torch import Tensor
 def class_thresholds(prob: Tensor, threshold: float, valid: Tensor | None = None) -> Tensor:
     """A threshold for each class, lower for classes that few pixels are confident of in this batch.
 
-    With delta_c the number of confident pixels of class c, the threshold is ``delta_c / max(delta) * threshold``; where no
-    pixel is confident, it is ``threshold`` for all classes. Ranks add their counts.
+    With delta_c the number of confident pixels of class c, the threshold is ``delta_c / max(delta) * threshold``; where
+    no pixel is confident, it is ``threshold`` for all classes. Ranks add their counts.
 
     Source: MLLC, eq. 9, after FlexMatch (Zhang et al., 2021, arXiv:2110.08263).
 

@@ -84,6 +84,8 @@ def resident() -> int:
 
 def measure(what: str, form: str, n: int, args: argparse.Namespace) -> tuple[float, float]:
     """Median seconds and peak MB of one call."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
     make_call(what, form, 64, args)()  # libraries and thread pools allocate on their first use
     call = make_call(what, form, n, args)
     on_cuda = torch.device(args.device).type == 'cuda'
@@ -138,6 +140,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeat', type=int, default=5, help='timed calls, of which the median is shown')
     parser.add_argument('--max-dense', type=int, default=8192, help='largest n for which dense forms are run')
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--threads', type=int, help="threads of a CPU measurement; by default torch's choice")
     return parser.parse_args()
 
 

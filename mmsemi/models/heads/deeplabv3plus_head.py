@@ -15,8 +15,8 @@ from mmsemi.registry import MODELS
 class DeepLabV3PlusHead(ASPPHead):
     """ASPP with plain convolutions, joined with a low-level branch by two 3x3 convolutions.
 
-    mmseg's ``DepthwiseSeparableASPPHead`` uses separable convolutions and a 3x3 ASPP projection; the networks of UniMatch,
-    U2PL, AugSeg, DSSN, CorrMatch and their kin do not.
+    mmseg's ``DepthwiseSeparableASPPHead`` uses separable convolutions and a 3x3 ASPP projection; the networks of
+    UniMatch, U2PL, AugSeg, DSSN, CorrMatch and their kin do not.
 
     Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution, 2018 (arXiv:1802.02611).
 

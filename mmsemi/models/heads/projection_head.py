@@ -22,8 +22,8 @@ class ProjectionHead(BaseModule):
         num_convs (int): Number of 3x3 Conv-BN-ReLU blocks. Defaults to 1.
         source (str): ``'decoder'``, the feature in front of the classifier, or ``'backbone'``. Defaults to 'decoder'.
         in_index (int): Which level of the backbone. Defaults to -1, the last.
-        downsample (int): Average-pool the feature by this factor first, so that graphs over embeddings stay affordable on
-            large crops. Defaults to 1.
+        downsample (int): Average-pool the feature by this factor first, so that graphs over embeddings stay affordable
+            on large crops. Defaults to 1.
         norm_cfg, act_cfg (dict): Layers of the blocks.
 
     Raises:

@@ -69,10 +69,10 @@ class PixelCrossEntropyLoss(nn.Module):
 
 @MODELS.register_module()
 class OhemCrossEntropyLoss(PixelCrossEntropyLoss):
-    """Cross-entropy of hard pixels alone: those whose class has a probability below ``threshold``, at least ``min_kept``.
+    """Cross-entropy of hard pixels alone: probability of the true class below ``threshold``, at least ``min_kept``.
 
-    Source: Shrivastava et al., 2016 (arXiv:1604.03540), in the form that all Cityscapes protocols here use; the set of kept
-    pixels is found on the device.
+    Source: Shrivastava et al., 2016 (arXiv:1604.03540), in the form that all Cityscapes protocols here use; the set of
+    kept pixels is found on the device.
 
     Args:
         threshold (float): Probability of the true class under which a pixel is hard. Defaults to 0.7.
@@ -87,7 +87,7 @@ class OhemCrossEntropyLoss(PixelCrossEntropyLoss):
         super().__init__(**kwargs)
         if not 0 < threshold < 1 or min_kept < 1:
             raise ValueError(
-                f'OhemCrossEntropyLoss: threshold in (0, 1) and min_kept >= 1 are needed, not {threshold} and {min_kept}.'
+                f'OhemCrossEntropyLoss: threshold in (0, 1) and min_kept >= 1 are needed, not {threshold}, {min_kept}.'
             )
         self.threshold = threshold
         self.min_kept = min_kept

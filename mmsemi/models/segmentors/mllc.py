@@ -1,4 +1,4 @@
-"""MLLC corrects pseudo-labels by what lies close: in feature space (semantic-level graph) and in class (class-level graph).
+"""MLLC corrects pseudo-labels by what lies close in feature space and in class: a semantic- and a class-level graph.
 
 Multi-Level Label Correction by Distilling Proximate Patterns for Semi-supervised Semantic Segmentation,
 https://arxiv.org/abs/2404.02065
@@ -28,11 +28,11 @@ from .semi_segmentor import SemiSegmentor
 class MLLC(SemiSegmentor):
     """Two graphs over the pixels of an image refine the teacher's labels and the student's features.
 
-    A branch owns two heads: ``embedding`` (pixel features) and ``graph`` (:class:`LabelGraph`, K layers); the teacher is the
-    moving average of all. The labeled and the strong view share a pass of the student.
+    A branch owns two heads: ``embedding`` (pixel features) and ``graph`` (:class:`LabelGraph`, K layers); the teacher
+    is the moving average of all. The labeled and the strong view share a pass of the student.
 
-    Source: Xiao et al., 2024 (arXiv:2404.02065), section III. Where the paper is silent or contradicts itself, the choices
-    are in configs/mllc/README.md.
+    Source: Xiao et al., 2024 (arXiv:2404.02065), section III. Where the paper is silent or contradicts itself, the
+    choices are in configs/mllc/README.md.
 
     Args:
         threshold (float): Fixed threshold of confidence (sigma), in [0, 1]. Defaults to 0.95.
@@ -75,13 +75,12 @@ class MLLC(SemiSegmentor):
             0 <= threshold <= 1 and 0 <= intra_weight <= 1 and temperature > 0 and min(slg_weight, clg_weight) >= 0
         ):
             raise ValueError(
-                'MLLC: threshold and intra_weight must lie in [0, 1], temperature above 0, slg_weight and clg_weight at 0 or '
-                f'above, not {threshold}, {intra_weight}, {temperature}, {slg_weight}, {clg_weight}.'
+                'MLLC: threshold and intra_weight must lie in [0, 1], temperature above 0, slg_weight and clg_weight '
+                f'at 0 or above, not {threshold}, {intra_weight}, {temperature}, {slg_weight}, {clg_weight}.'
             )
         if self.data_preprocessor.num_strong != 1:
-            raise ValueError(
-                f'MLLC learns one strong view; model.data_preprocessor.num_strong is {self.data_preprocessor.num_strong}.'
-            )
+            count = self.data_preprocessor.num_strong
+            raise ValueError(f'MLLC learns one strong view; model.data_preprocessor.num_strong is {count}.')
         self.threshold = threshold
         self.class_wise = class_wise
         self.slg_weight = slg_weight
@@ -148,8 +147,8 @@ class MLLC(SemiSegmentor):
         """The teacher's labels of the weak view after correction; its features of both streams move the prototypes.
 
         Returns:
-            tuple[PseudoLabel, Tensor]: Labels with weight 1 at confident pixels, which the log counts; every valid pixel is
-            learned. And the thresholds, (C,).
+            tuple[PseudoLabel, Tensor]: Labels with weight 1 at confident pixels, which the log counts; every valid
+            pixel is learned. And the thresholds, (C,).
         """
         views = self.teacher.forward_together(labeled=streams.labeled, weak=streams.weak)
         weak, labeled = views['weak'], views['labeled']

@@ -22,8 +22,8 @@ _PREDICTORS = ('student', 'teacher')
 class SemiSegmentor(BaseSegmentor):
     """Base class: builds the branches and adds up ``supervised_loss`` and ``unsupervised_loss``.
 
-    A method says which views share a forward pass (``student_views``: batch statistics depend on it) and what the unlabeled
-    views are taught (``unsupervised_loss``).
+    A method says which views share a forward pass (``student_views``: batch statistics depend on it) and what the
+    unlabeled views are taught (``unsupervised_loss``).
 
     Args:
         student (dict): Config of an mmseg ``EncoderDecoder``.
@@ -31,8 +31,8 @@ class SemiSegmentor(BaseSegmentor):
         heads (dict[str, dict], optional): Auxiliary heads of a branch by name.
         unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
         unsup_warmup (float): Epochs over which that factor rises from 0. Defaults to 0.
-        test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the teacher
-            where there is one.
+        test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
+            teacher where there is one.
 
     Raises:
         ValueError: If a weight is negative, or ``predict_on`` names no branch of this method.
@@ -165,8 +165,9 @@ class SemiSegmentor(BaseSegmentor):
         return losses
 
     def describe(self, pseudo: PseudoLabel, streams: Streams) -> dict[str, Tensor]:
-        """What the log tells of pseudo-labels of the weak view: the share of pixels kept, and, where the unlabeled images
-        come with ground truth for diagnosis, how many of all and of the kept labels are right."""
+        """What the log tells of pseudo-labels of the weak view: the share of pixels kept, and, where the unlabeled
+        images come with ground truth for diagnosis, how many of all and of the kept labels are right.
+        """
         kept = pseudo.weight > 0
         report = {'confident': (kept & streams.valid).sum() / streams.valid.sum().clamp(min=1)}
         if streams.unlabeled_gt is not None:

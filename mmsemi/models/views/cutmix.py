@@ -13,9 +13,9 @@ from mmsemi.structures import Mix
 class CutMix:
     """With probability ``prob``, one box of each image is replaced by the same box of its partner in the batch.
 
-    Area and aspect are drawn uniformly, the corner anywhere in the image, again until the box fits: the law of the released
-    code of this field (ST++, UniMatch, CorrMatch), without its loop: ``tries`` boxes are drawn at once and the first that
-    fits is taken.
+    Area and aspect are drawn uniformly, the corner anywhere in the image, again until the box fits: the law of the
+    released code of this field (ST++, UniMatch, CorrMatch), without its loop: ``tries`` boxes are drawn at once and the
+    first that fits is taken.
 
     Source: Yun et al., CutMix, 2019 (arXiv:1905.04899); French et al., 2020 (arXiv:1906.01916).
 
