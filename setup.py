@@ -75,7 +75,7 @@ setup(
             'onedl-mmsegmentation>=1.4.2',
             'onedl-mmpretrain>=1.3.6',
         ],
-        # The originals. mmsegmentation 1.2.2 imports ftfy and regex without declaring them, mmengine 0.10 uses pkg_resources.
+        # The originals. mmsegmentation 1.2.2 imports ftfy and regex undeclared, mmengine 0.10 uses pkg_resources.
         'openmmlab': [
             'mmengine>=0.10.4',
             'mmcv>=2.1.0',

@@ -2,7 +2,8 @@
 
     python tools/dist_run.py PROCESSES tools/train.py CONFIG [arguments]
 
-NNODES, NODE_RANK, MASTER_ADDR and PORT come from the environment; on one machine a free port is taken unless PORT is set.
+NNODES, NODE_RANK, MASTER_ADDR and PORT come from the environment; on one machine a free port is taken unless PORT is
+set.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def main() -> int:
         print(f'error: the number of GPUs must be 1 or more, not {processes!r}', file=sys.stderr)
         return 2
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores // int(processes))))
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        os.environ.setdefault(name, str(max(1, cores // int(processes))))
     with tempfile.TemporaryDirectory() as folder:
         sentence = Path(folder) / 'error'
         os.environ['MMSEMI_ERROR_FILE'] = str(sentence)

@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint of mmsemi, or of the same segmentor in plain mmseg')
-    parser.add_argument('--branch', choices=['student', 'teacher'], help='branch to evaluate, by default as the config says')
+    parser.add_argument('--branch', choices=['student', 'teacher'], help='default: what the config says')
     parser.add_argument('--show-dir', help='folder for images with the prediction painted over them')
     parser.add_argument('--out', help='folder for the predictions, PNG files of class ids')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, as tta_model and tta_pipeline say')

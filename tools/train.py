@@ -1,7 +1,7 @@
 """Train a segmentor.
 
-    python tools/train.py configs/mllc/mllc_r101_voc.py
-    bash tools/dist_train.sh configs/mllc/mllc_r101_voc.py 4
+python tools/train.py configs/mllc/mllc_r101_voc.py
+bash tools/dist_train.sh configs/mllc/mllc_r101_voc.py 4
 """
 
 from __future__ import annotations

@@ -174,7 +174,8 @@ def _build(dataset):
         raise FileNotFoundError(
             f'The image folder {os.path.join(root, folder)} does not exist; correct data_root or data_prefix.img_path.'
         )
-    config.update(pipeline=[], lazy_init=True)
+    # Only its list is wanted, once: packing it for worker processes would cost time.
+    config.update(pipeline=[], lazy_init=True, serialize_data=False)
     built = DATASETS.build(config)
     built.full_init()
     return built

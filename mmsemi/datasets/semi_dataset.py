@@ -13,7 +13,7 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
-from mmsemi.registry import DATASETS
+from mmsemi.registry import DATASETS, TRANSFORMS
 
 from .masks import classes_of_masks, is_decodable
 from .pool import Pool
@@ -82,7 +82,7 @@ class SemiDataset(Dataset):
         self.allow_overlap = allow_overlap
         self.check_files = check_files
         self.unlabeled_gt = unlabeled_gt
-        self.pipelines = {LABELED: Compose(pipeline), UNLABELED: Compose(unlabeled_pipeline or pipeline)}
+        self.pipelines = {LABELED: _compose(pipeline), UNLABELED: _compose(unlabeled_pipeline or pipeline)}
         self._fully_initialized = False
 
     def full_init(self) -> None:
@@ -227,6 +227,11 @@ class SemiDataset(Dataset):
             for label in classes:
                 counts[names[label]] += 1
         return counts
+
+
+def _compose(pipeline: Sequence) -> Compose:
+    # Built by our registry, so that a data set works where no Runner has set the default scope, as in a notebook.
+    return Compose([TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline])
 
 
 @contextmanager

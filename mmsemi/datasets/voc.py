@@ -87,4 +87,8 @@ class PascalVOCAugDataset(BaseSegDataset):
 
     def _read_ids(self, name: str) -> list[str]:
         path = os.path.join(self.data_prefix['list_path'], name)
-        return [entry.image for entry in read_list(path)] if os.path.isfile(path) else []
+        if not os.path.isfile(path):
+            return []
+        # Unlike a list that a user names, one of several may be empty.
+        with open(path, encoding='utf-8') as file:
+            return [line.strip() for line in file if line.strip()]

@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share: finding configs, running where there is no GPU, errors that speak."""
+"""What ``tools/train.py`` and ``tools/test.py`` share: finding configs, running without a GPU, errors that speak."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that ``args.config`` and the arguments of :func:`add_arguments` describe, fit for this machine."""
+    """Read ``args.config`` with the arguments of :func:`add_arguments`, fit for this machine."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
     cfg = Config.fromfile(path)
@@ -227,20 +227,29 @@ def _sentence(error: Exception) -> str:
 
 
 def _report(error: Exception) -> None:
-    details = ''.join(traceback.format_exception(error))
-    # Without a runner mmengine has no logger of a run, and asking for the current one would make it.
-    handlers = MMLogger.get_current_instance().handlers if MMLogger._instance_dict else []
-    files = [handler for handler in handlers if isinstance(handler, logging.FileHandler)]
-    for handler in files:
-        handler.stream.write(details)
-        handler.stream.flush()
-    if not isinstance(error, UsageError):
-        sys.stderr.write(f'The traceback is in {files[0].baseFilename}\n' if files else details)
     sentence = f'error: {_sentence(error)}\n'
     if os.environ.get(ERROR_FILE):
-        # Every rank may get here; the launcher prints the first one's sentence when all have ended.
-        with contextlib.suppress(FileExistsError), open(os.environ[ERROR_FILE], 'x', encoding='utf-8') as file:
-            file.write(sentence)
-    else:
+        # Every rank may get here. The first speaks for all; the launcher prints its sentence when all have ended.
+        try:
+            with open(os.environ[ERROR_FILE], 'x', encoding='utf-8') as file:
+                file.write(sentence)
+        except FileExistsError:
+            return
+    if not isinstance(error, UsageError):
+        sys.stderr.write(_keep_traceback(error))
+    if not os.environ.get(ERROR_FILE):
         sys.stderr.write(sentence)
     sys.stderr.flush()
+
+
+def _keep_traceback(error: Exception) -> str:
+    """Write the traceback to the log file, and return what the console should say of it."""
+    details = ''.join(traceback.format_exception(error))
+    # Asking mmengine for the current logger makes one where no runner has.
+    handlers = MMLogger.get_current_instance().handlers if MMLogger._instance_dict else []
+    for handler in handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.write(details)
+            handler.stream.flush()
+            return f'The traceback is in {handler.baseFilename}\n'
+    return details

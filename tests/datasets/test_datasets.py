@@ -48,6 +48,8 @@ def test_voc_repeated_and_missing_lists(tmp_path):
     with open(lists / 'aug.txt', 'a') as file:
         file.write('2007_000000\n')
     assert len(PascalVOCAugDataset(data_root=str(root))) == 4
+    (lists / 'trainaug.txt').write_text('\n')
+    assert len(PascalVOCAugDataset(data_root=str(root))) == 4
     (lists / 'aug.txt').unlink()
     with pytest.warns(UserWarning, match=r'the pool is the 2 images of train\.txt alone'):
         assert len(PascalVOCAugDataset(data_root=str(root))) == 2

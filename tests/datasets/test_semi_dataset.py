@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -431,3 +432,8 @@ def test_turned_photographs_fit_their_masks(tmp_path):
         'metainfo': {'classes': ('a', 'b')},
     }
     SemiDataset(dataset, labeled=1.0).full_init()
+
+
+def test_no_default_scope_is_needed(voc_root):
+    DefaultScope._instance_dict.clear()
+    assert voc(voc_root)[(0, 1)]['data_samples'].stream == 'labeled'

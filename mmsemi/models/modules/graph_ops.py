@@ -30,96 +30,108 @@ def no_autocast(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-# Sparse products over k neighbours. They loop over the ranks 0..k-1, so temporaries stay (B, n, D), never (B, n, k, D).
+# Sparse products over k neighbours. `embedding_bag` adds up weighted rows without writing them out: memory stays O(n D),
+# never O(n k D), and the order of summation is fixed. Batches are one graph without edges between its parts.
 
 
-def _ranks(index: Tensor, channels: int) -> list[Tensor]:
-    """The neighbours of one rank, (B, n, D), for each rank: what ``gather`` and ``scatter_add`` read quickly."""
-    return [rank.unsqueeze(-1).expand(-1, -1, channels) for rank in index.unbind(-1)]
+class _Edges:
+    """Edges from every node to its k neighbours, and the same edges by their target.
 
+    Args:
+        index (Tensor): Neighbours within each graph, long, (B, n, k).
+    """
 
-def _product(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    total = torch.zeros_like(x)
-    for rank, neighbors in enumerate(_ranks(index, x.size(-1))):
-        total.addcmul_(weight[..., rank, None], x.gather(1, neighbors))
-    return total
+    def __init__(self, index: Tensor) -> None:
+        batch, nodes, self.k = index.shape
+        first = nodes * torch.arange(batch, device=index.device)
+        self.target = (index + first[:, None, None]).flatten(0, 1)
+        target = self.target.flatten()
+        self.by_target = target.argsort(stable=True)
+        count = target.new_zeros(batch * nodes).scatter_add_(0, target, torch.ones_like(target))
+        self.start = count.cumsum(0) - count
 
+    def gather(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Ahat x: the weighted sum over each node's neighbours; ``weight`` (B, n, k), ``x`` (B, n, D)."""
+        weight = weight.flatten(0, 1).contiguous()
+        return F.embedding_bag(self.target, x.flatten(0, 1), per_sample_weights=weight, mode='sum').view_as(x)
 
-def _transposed_product(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    total = torch.zeros_like(x)
-    for rank, neighbors in enumerate(_ranks(index, x.size(-1))):
-        total.scatter_add_(1, neighbors, weight[..., rank, None] * x)
-    return total
+    def scatter(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Ahat^T x: the weighted sum over the nodes whose neighbour a node is."""
+        source = self.by_target.div(self.k, rounding_mode='floor')
+        weight = weight.flatten()[self.by_target]
+        total = F.embedding_bag(source, x.flatten(0, 1), self.start, per_sample_weights=weight, mode='sum')
+        return total.view_as(x)
 
-
-def _edge_dot(index: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    dots = torch.empty(index.shape, dtype=source.dtype, device=source.device)
-    for rank, neighbors in enumerate(_ranks(index, source.size(-1))):
-        dots[..., rank] = (source * target.gather(1, neighbors)).sum(-1)
-    return dots
+    def dot(self, source: Tensor, target: Tensor) -> Tensor:
+        """Product of every node's ``source`` with the ``target`` of each neighbour, (B, n, k)."""
+        rows, columns = source.flatten(0, 1), target.flatten(0, 1)
+        ranks = [torch.linalg.vecdot(rows, columns.index_select(0, rank)) for rank in self.target.unbind(1)]
+        return torch.stack(ranks, -1).view(*source.shape[:2], self.k)
 
 
 class _SymmetricProduct(torch.autograd.Function):
-    """(Ahat + Ahat^T) x for the sparse Ahat with entries ``weight`` at ``index``."""
+    """(Ahat + Ahat^T) x for the sparse Ahat with entries ``weight`` at the edges' ends."""
 
     @staticmethod
-    def forward(ctx, index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(index, weight, x)
-        return _product(index, weight, x) + _transposed_product(index, weight, x)
+    def forward(ctx, edges: _Edges, weight: Tensor, x: Tensor) -> Tensor:
+        ctx.edges = edges
+        ctx.save_for_backward(weight, x)
+        return edges.gather(weight, x) + edges.scatter(weight, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        index, weight, x = ctx.saved_tensors
-        grad_x = _product(index, weight, grad) + _transposed_product(index, weight, grad)
-        return None, _edge_dot(index, grad, x) + _edge_dot(index, x, grad), grad_x
+        weight, x = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x = ctx.edges.gather(weight, grad) + ctx.edges.scatter(weight, grad)
+        return None, ctx.edges.dot(grad, x) + ctx.edges.dot(x, grad), grad_x
 
 
-class _EdgeSimilarity(torch.autograd.Function):
-    """Dot product of every node with each of its neighbours, (B, n, k)."""
+class _NearestCosine(torch.autograd.Function):
+    """Cosine of every node of length 1 with its k most similar others, (B, n, k), 0 where there are fewer; and who they are.
+
+    The rows of the similarity matrix exist ``block_size`` at a time.
+    """
 
     @staticmethod
-    def forward(ctx, index: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(index, x)
-        return _edge_dot(index, x, x)
+    def forward(ctx, unit: Tensor, k: int, valid: Tensor | None, block_size: int) -> tuple[Tensor, Tensor]:
+        batch, n, _ = unit.shape
+        rows = max(1, block_size // batch)
+        nodes = torch.arange(n, device=unit.device)
+        cosines, indices = [], []
+        for start in range(0, n, rows):
+            similarity = unit[:, start : start + rows] @ unit.transpose(1, 2)
+            similarity.masked_fill_(nodes[start : start + rows, None] == nodes, -torch.inf)
+            if valid is not None:
+                similarity.masked_fill_(~valid[:, None], -torch.inf)
+            cosine, index = similarity.topk(min(k, n - 1), dim=-1)
+            cosines.append(cosine)
+            indices.append(index)
+            del similarity
+        cosine, index = torch.cat(cosines, 1), torch.cat(indices, 1)
+        missing = cosine == -torch.inf
+        if valid is not None:
+            missing = missing | ~valid[..., None]
+        ctx.save_for_backward(unit, index, missing)
+        ctx.mark_non_differentiable(index)
+        return cosine.masked_fill_(missing, 0.0), index
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
-        index, x = ctx.saved_tensors
-        return None, _product(index, grad, x) + _transposed_product(index, grad, x)
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        unit, index, missing = ctx.saved_tensors
+        grad, edges = grad.masked_fill(missing, 0.0), _Edges(index)
+        return edges.gather(grad, unit) + edges.scatter(grad, unit), None, None, None
 
 
-# Semantic-level graph
-
-
-def _nearest(unit: Tensor, k: int, valid: Tensor | None, block_size: int) -> tuple[Tensor, Tensor]:
-    """Index of the k most similar other nodes, (B, n, k), and whether each exists: not padding, not the node itself."""
-    batch, n, _ = unit.shape
-    k = min(k, n - 1)
-    rows = max(1, block_size // batch)
-    nodes = torch.arange(n, device=unit.device)
-    indices, found = [], []
-    for start in range(0, n, rows):
-        block = unit[:, start : start + rows]
-        similarity = block @ unit.transpose(1, 2)
-        similarity.masked_fill_(nodes[start : start + rows, None] == nodes, -torch.inf)
-        if valid is not None:
-            similarity.masked_fill_(~valid[:, None], -torch.inf)
-        value, index = similarity.topk(k, dim=-1)
-        indices.append(index)
-        found.append(value > -torch.inf)
-    return torch.cat(indices, 1), torch.cat(found, 1)
-
-
-def _positive_power(cosine: Tensor, gamma: float, kept: Tensor) -> Tensor:
-    """[cosine]_+^gamma where ``kept``, else 0. The inner ``where`` keeps the gradient finite at 0 for gamma < 1."""
-    kept = kept & (cosine > 0)
+def _positive_power(cosine: Tensor, gamma: float) -> Tensor:
+    """[cosine]_+^gamma. The inner ``where`` keeps the gradient finite at 0 for gamma < 1."""
+    kept = cosine > 0
     return torch.where(kept, torch.where(kept, cosine, 1.0).pow(gamma), 0.0)
 
 
 def knn_affinity(
-    features: Tensor, k: int, gamma: float = 1.0, valid: Tensor | None = None, block_size: int = 1024
+    features: Tensor, k: int, gamma: float = 1.0, valid: Tensor | None = None, block_size: int = 512
 ) -> tuple[Tensor, Tensor]:
     """Affinity of every node to its k nearest neighbours by cosine, exact (eq. 4).
 
@@ -139,11 +151,8 @@ def knn_affinity(
     """
     with no_autocast(features):
         unit = F.normalize(*full_precision(features), dim=-1)
-        with torch.no_grad():
-            index, found = _nearest(unit, k, valid, block_size)
-            if valid is not None:
-                found = found & valid[..., None]
-        return index, _positive_power(_EdgeSimilarity.apply(index, unit), gamma, found)
+        cosine, index = _NearestCosine.apply(unit, k, valid, block_size)
+        return index, _positive_power(cosine, gamma)
 
 
 def dense_affinity(features: Tensor, gamma: float = 1.0, valid: Tensor | None = None) -> Tensor:
@@ -159,7 +168,7 @@ def dense_affinity(features: Tensor, gamma: float = 1.0, valid: Tensor | None = 
         kept = ~torch.eye(unit.size(1), dtype=torch.bool, device=unit.device)
         if valid is not None:
             kept = kept & valid[:, None] & valid[..., None]
-        return _positive_power(unit @ unit.transpose(1, 2), gamma, kept)
+        return _positive_power((unit @ unit.transpose(1, 2)).masked_fill(~kept, 0.0), gamma)
 
 
 def _inverse_root(degree: Tensor) -> Tensor:
@@ -181,8 +190,9 @@ def propagate_labels(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     """
     with no_autocast(x):
         weight, x = full_precision(weight, x)
-        scale = _inverse_root(_SymmetricProduct.apply(index, weight, torch.ones_like(x[..., :1])))
-        return scale * _SymmetricProduct.apply(index, weight, scale * x)
+        edges = _Edges(index)
+        scale = _inverse_root(_SymmetricProduct.apply(edges, weight, torch.ones_like(x[..., :1])))
+        return scale * _SymmetricProduct.apply(edges, weight, scale * x)
 
 
 def propagate_labels_dense(affinity: Tensor, x: Tensor) -> Tensor:

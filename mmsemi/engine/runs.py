@@ -1,0 +1,192 @@
+"""Trainings as processes of ``tools/train.py``: start several, follow them, read what they measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmsemi.engine.launch import UsageError, find_config, resource_roots
+
+_TRAINED = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (.+?)  ')
+_VALIDATED = re.compile(r'(student|teacher)/mIoU: ([\d.]+)')
+_PATIENCE = 20.0
+"""Seconds between two reports of a run where the console cannot be rewritten."""
+
+
+def find_tool(name: str) -> Path:
+    """Path of a script of ``tools``, in a checkout or an installed package."""
+    for root in resource_roots():
+        if (root / 'tools' / name).is_file():
+            return root / 'tools' / name
+    raise UsageError(f'tools/{name} was not found beside mmsemi; install the package or run from a checkout.')
+
+
+def available_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+@dataclass
+class Run:
+    """One training.
+
+    Args:
+        name (str): How it is called in reports.
+        config (str): Its config.
+        work_dir (Path): Where it writes, ``console.log`` included.
+        options (list[str]): What ``--cfg-options`` gets.
+    """
+
+    name: str
+    config: str
+    work_dir: Path
+    options: list[str] = field(default_factory=list)
+    _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
+    _epochs: str = field(default='?', init=False, repr=False)
+
+    @property
+    def log(self) -> Path:
+        """What the training prints."""
+        return self.work_dir / 'console.log'
+
+    def start(self, threads: int) -> None:
+        """Start training with ``threads`` compute threads."""
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        self._marker.unlink(missing_ok=True)
+        chosen = [option.partition('=')[2] for option in self.options if option.startswith('train_cfg.max_epochs=')]
+        self._epochs = chosen[-1] if chosen else Config.fromfile(find_config(self.config)).train_cfg.max_epochs
+        self._process = start_tool(
+            'train.py', [self.config, '--work-dir', str(self.work_dir)], self.options, self.log, threads
+        )
+
+    def poll(self) -> bool:
+        """Has it ended?
+
+        Raises:
+            UsageError: If it failed; the message has the last line that it printed.
+        """
+        status = self._process.poll()
+        if status is None:
+            return False
+        if status:
+            raise UsageError(f'{self.name} failed: {last_line(self.log)} (all it printed is in {self.log})')
+        self._marker.write_text(self._fingerprint(), encoding='utf-8')
+        return True
+
+    def stop(self) -> None:
+        """End the training, if it runs."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+    def is_finished(self) -> bool:
+        """Was this very config, with these options, already trained to its end?"""
+        return self._marker.is_file() and self._marker.read_text(encoding='utf-8') == self._fingerprint()
+
+    def describe(self) -> str:
+        """Where it stands: epoch, time left, latest mIoU."""
+        text = self.log.read_text(encoding='utf-8', errors='replace') if self.log.is_file() else ''
+        steps = _TRAINED.findall(text)
+        if not steps:
+            return f'{self.name:<14} starting'
+        epoch, _, _, left = steps[-1]
+        scores = dict(_VALIDATED.findall(text))
+        shown = '  '.join(f'{branch} mIoU {value}' for branch, value in scores.items())
+        return f'{self.name:<14} epoch {epoch:>3}/{self._epochs}  left {left:>8}  {shown}'
+
+    def validations(self) -> list[dict[str, float]]:
+        """The metrics of each validation, oldest first."""
+        return [record for record in self._records() if any(key.endswith('/mIoU') for key in record)]
+
+    def seconds_per_iteration(self) -> float:
+        """Median time of a training iteration."""
+        times = [record['time'] for record in self._records() if 'loss' in record and 'time' in record]
+        return statistics.median(times) if times else float('nan')
+
+    def _records(self) -> list[dict[str, float]]:
+        files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
+        return [json.loads(line) for line in files[-1].read_text().splitlines() if line] if files else []
+
+    @property
+    def _marker(self) -> Path:
+        return self.work_dir / 'finished'
+
+    def _fingerprint(self) -> str:
+        content = Config.fromfile(find_config(self.config)).pretty_text + '\n'.join(self.options)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def start_tool(
+    name: str, arguments: Sequence[str], options: Sequence[str], log: Path, threads: int
+) -> subprocess.Popen:
+    """Start a script of ``tools`` with its output in ``log``."""
+    command = [sys.executable, str(find_tool(name)), *arguments]
+    if options:
+        command += ['--cfg-options', *options]
+    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get('PYTHONPATH')]))
+    env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
+    with log.open('w', encoding='utf-8') as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    lines = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
+    return lines[-1].removeprefix('error: ') if lines else 'it printed nothing'
+
+
+def train_all(runs: Sequence[Run], jobs: int) -> None:
+    """Train, ``jobs`` runs at a time, showing where each stands.
+
+    Raises:
+        UsageError: If one fails; the others are then stopped.
+    """
+    threads = max(1, available_cores() // max(1, min(jobs, len(runs))))
+    waiting, running, board = list(runs), [], Board()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(waiting.pop(0))
+                running[-1].start(threads)
+            time.sleep(1)
+            ended = [run for run in running if run.poll()]
+            board.show([run for run in runs if run not in waiting], ended)
+            running = [run for run in running if run not in ended]
+    finally:
+        for run in running:
+            run.stop()
+
+
+class Board:
+    """One line a run: rewritten in place on a terminal, else printed now and then."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._spoken: dict[str, float] = {}
+
+    def show(self, runs: Sequence[Run], ended: Sequence[Run]) -> None:
+        """Show the runs that have started; ``ended`` just did."""
+        if sys.stdout.isatty():
+            if self._lines:
+                sys.stdout.write(f'\033[{self._lines}A')
+            for run in runs:
+                sys.stdout.write(f'\033[2K{run.describe()}\n')
+            self._lines = len(runs)
+        else:
+            now = time.monotonic()
+            for run in runs:
+                if run in ended or now - self._spoken.setdefault(run.name, now) >= _PATIENCE:
+                    self._spoken[run.name] = now if run not in ended else float('inf')
+                    sys.stdout.write(f'{run.describe()}\n')
+        sys.stdout.flush()
