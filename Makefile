@@ -22,6 +22,7 @@ $(INSTALLED): setup.py pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo 'error: $(PYTHON) cannot make virtual environments (no venv or ensurepip); on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo 'installing mmsemi, torch and OpenMMLab into $(VENV); this takes some minutes'
 	$(BIN)/python -m pip install --quiet --editable '.[onedl,test]'
 	@touch $@
 

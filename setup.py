@@ -85,7 +85,7 @@ setup(
             'regex',
             'setuptools<81',
         ],
-        'test': ['pytest>=7.4', 'ruff>=0.9'],
+        'test': ['pytest>=7.4', 'ruff>=0.9', 'setuptools>=70.1'],
     },
     cmdclass={'build_py': BuildWithMim},
 )

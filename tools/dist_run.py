@@ -13,9 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import parse_args, run
-
 
 def rendezvous() -> list[str]:
     """Where the processes meet, as arguments of torchrun."""
@@ -37,6 +34,9 @@ def main() -> int:
     if not processes.isdigit() or int(processes) < 1:
         print(f'error: the number of GPUs must be 1 or more, not {processes!r}', file=sys.stderr)
         return 2
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
         os.environ.setdefault(name, str(max(1, cores // int(processes))))

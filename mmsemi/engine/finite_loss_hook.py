@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmsemi.registry import HOOKS
 
@@ -65,7 +65,7 @@ class FiniteLossHook(Hook):
         if iteration == _NEVER:
             return
         terms = ', '.join(name for name, when in zip(self._names, first, strict=True) if when == iteration)
-        last = runner.message_hub.runtime_info.get('last_ckpt')
+        last = find_latest_checkpoint(runner.work_dir)
         kept = f'the last good checkpoint is {last}' if last else 'no checkpoint had been written yet'
         raise FloatingPointError(
             f'{terms} became infinite or not a number at iteration {iteration + 1}; {kept}. Lower the learning rate or the '

@@ -108,10 +108,10 @@ def test_epochs_and_seeds_draw_different_numbers():
     assert len(draws) == 3
 
 
-def test_a_broken_loss_is_named_with_its_iteration_before_a_checkpoint_is_written():
+def test_a_broken_loss_is_named_with_its_iteration_before_a_checkpoint_is_written(tmp_path):
     hook, model = FiniteLossHook(interval=100), tiny.build('FixMatch')
-    at = runner(model)
-    at.message_hub.update_info('last_ckpt', 'epoch_3.pth')
+    at = runner(model, work_dir=str(tmp_path))
+    (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
     for iteration, value in enumerate([1.0, float('nan'), float('nan')]):
         at.iter = iteration
         outputs = {'loss': torch.tensor(value), 'sup.loss_ce': torch.tensor(1.0), 'unsup.loss_x': torch.tensor(value)}
@@ -120,8 +120,8 @@ def test_a_broken_loss_is_named_with_its_iteration_before_a_checkpoint_is_writte
         hook.before_save_checkpoint(at, {})
 
 
-def test_a_broken_loss_stops_the_run_at_the_next_look():
-    hook, at = FiniteLossHook(interval=2), runner(tiny.build('FixMatch'))
+def test_a_broken_loss_stops_the_run_at_the_next_look(tmp_path):
+    hook, at = FiniteLossHook(interval=2), runner(tiny.build('FixMatch'), work_dir=str(tmp_path))
     hook.after_train_iter(at, 0, outputs={'sup.loss_ce': torch.tensor(float('inf'))})
     at.iter = 1
     with pytest.raises(FloatingPointError, match='iteration 1; no checkpoint'):

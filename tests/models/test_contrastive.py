@@ -144,9 +144,10 @@ def test_a_batch_without_valid_nodes_gives_zero_and_gradient_zero():
 def test_prototype_contrast_without_prototypes_gives_zero_and_gradient_zero():
     features, labels, prototypes, _ = inputs()
     features.requires_grad_()
-    loss = prototype_contrast(features, labels, torch.zeros_like(prototypes), torch.zeros(C, dtype=torch.bool))
-    assert loss.item() == 0
-    loss.backward()
+    with torch.autograd.detect_anomaly(check_nan=True):
+        loss = prototype_contrast(features, labels, torch.zeros_like(prototypes), torch.zeros(C, dtype=torch.bool))
+        assert loss.item() == 0
+        loss.backward()
     assert torch.equal(features.grad, torch.zeros_like(features))
 
 

@@ -107,7 +107,7 @@ def plain_model(cfg: Config) -> tuple[dict, dict[str, str]]:
             node['type'] = 'BN'
         # Neither losses nor where training started matter to a trained network.
         if 'loss_decode' in node:
-            node['loss_decode'] = {'type': 'CrossEntropyLoss'}
+            node['loss_decode'] = {'type': 'CrossEntropyLoss', 'avg_non_ignore': True}
             node.pop('sampler', None)
         if _starts_pretrained(node.get('init_cfg')):
             node['init_cfg'] = None

@@ -102,7 +102,7 @@ def prototype_contrast(
         counted = torch.cat((seen, seen.new_zeros(1)))[labels]
         similarity = features @ prototypes.to(features.dtype).t() / temperature
         own = similarity.gather(-1, labels.clamp_max(num_classes - 1)[..., None]).squeeze(-1)
-        # Finite, not -inf: without any seen class the gradient stays 0 instead of NaN.
+        # Finite, not -inf: without any seen class logsumexp's gradient would pass through NaN.
         among_seen = similarity.masked_fill(~seen, torch.finfo(similarity.dtype).min).logsumexp(-1)
         loss = torch.where(counted, among_seen - own, 0.0)
         return loss.sum() / counted.sum().clamp_min(1)

@@ -1,0 +1,163 @@
+"""Whole runs: they resume bit for bit, and two ranks do what one would."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from tests import tiny, tiny_run
+
+METHODS = ['Supervised', 'FixMatch', 'MeanTeacher', 'MLLC']
+
+
+class Kill(Hook):
+    """Ends the run as abruptly as Python can."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if runner.iter + 1 == self.iteration:
+            raise KeyboardInterrupt
+
+
+def train(cfg, kill_at: int | None = None, **kwargs) -> Runner:
+    cfg = copy.deepcopy(cfg)
+    cfg.update(kwargs)
+    runner = Runner.from_cfg(cfg)
+    if kill_at:
+        runner.register_hook(Kill(kill_at))
+    runner.train()
+    return runner
+
+
+def saved(work_dir: Path, epoch: int) -> dict:
+    return torch.load(work_dir / f'epoch_{epoch}.pth', weights_only=False)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_killed_and_resumed_run_equals_a_straight_one_bit_for_bit(method, tmp_path):
+    straight = tiny_run.config(method, tmp_path, tmp_path / 'straight', workers=0)
+    train(straight)
+    broken = tiny_run.config(method, tmp_path, tmp_path / 'broken', workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, kill_at=3)
+    train(broken, resume=True, experiment_name='again')
+    a, b = saved(tmp_path / 'straight', 2), saved(tmp_path / 'broken', 2)
+    assert a['state_dict'].keys() == b['state_dict'].keys()
+    different = [key for key, value in a['state_dict'].items() if not torch.equal(value, b['state_dict'][key])]
+    assert not different
+    state, other = a['optimizer']['state'], b['optimizer']['state']
+    assert all(torch.equal(state[i][k], other[i][k]) for i in state for k in state[i] if torch.is_tensor(state[i][k]))
+    if method == 'MLLC':
+        assert all(a['state_dict'][f'prototypes.{k}.value'].abs().sum() > 0 for k in (0, 1))
+
+
+def test_both_branches_are_evaluated_and_the_log_names_what_it_should(tmp_path):
+    train(tiny_run.config('MLLC', tmp_path, tmp_path / 'run', epochs=1))
+    (scalars,) = (tmp_path / 'run').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in scalars.read_text().splitlines()]
+    logged = set().union(*lines)
+    assert {'student/mIoU', 'teacher/mIoU', 'sup.loss_ce', 'unsup.loss_slg', 'unsup.loss_clg', 'lr'} <= logged
+    assert {'unsup.confident', 'unsup.threshold'} <= logged
+    assert list((tmp_path / 'run').glob('best_teacher_mIoU_epoch_1.pth'))
+
+
+def test_the_console_is_spared_the_weight_initialisation(tmp_path, capfd):
+    train(tiny_run.config('FixMatch', tmp_path, tmp_path / 'run', epochs=1))
+    console = capfd.readouterr()
+    assert 'Initialization information' not in console.out + console.err
+    assert 'is the same before and after calling `init_weights`' not in console.out + console.err
+
+
+def test_an_unreadable_unlabeled_image_is_skipped_and_told(tmp_path):
+    cfg = tiny_run.config('FixMatch', tmp_path, tmp_path / 'run', epochs=1)
+    runner = Runner.from_cfg(cfg)
+    dataset = runner.build_dataloader(cfg.train_dataloader, seed=0).dataset
+    path = dataset.get_data_info(dataset.num_labeled)['img_path']
+    Path(path).write_bytes(b'not an image')
+    runner.train()
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert f'Skipped the unlabeled image {path}' in log.read_text() and 'unreadable_images: ' in log.read_text()
+
+
+def test_a_loss_that_is_not_finite_stops_after_the_last_good_checkpoint(tmp_path):
+    cfg = tiny_run.config('FixMatch', tmp_path, tmp_path / 'run')
+    runner = Runner.from_cfg(cfg)
+
+    class Break(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+            if runner.iter == 2:
+                with torch.no_grad():
+                    runner.model.student.segmentor.decode_head.conv_seg.bias.fill_(float('nan'))
+
+    runner.register_hook(Break())
+    with pytest.raises(FloatingPointError, match=r'sup.loss_ce.* at iteration 3; .*epoch_1.pth'):
+        runner.train()
+    assert not (tmp_path / 'run' / 'epoch_2.pth').exists()
+    assert all(value.isfinite().all() for value in saved(tmp_path / 'run', 1)['state_dict'].values())
+
+
+# Two ranks and one
+
+
+def step_through(rank: int, world: int, folder: str) -> None:
+    """Three steps on this rank's half of the batches; what is left goes to a file."""
+    torch.set_num_threads(1)
+    init_default_scope('mmsemi')
+    from types import SimpleNamespace
+
+    from mmengine.model.wrappers import MMDistributedDataParallel
+
+    from mmsemi.engine import EMATeacherHook, PrototypeHook
+
+    if world > 1:
+        store = f'file://{folder}/store'
+        torch.distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=world)
+    model = tiny.build('MLLC', norm=dict(type='GN', num_groups=2), threshold=0.3).double().train()
+    wrapped = MMDistributedDataParallel(model, device_ids=None) if world > 1 else model
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    hooks = [EMATeacherHook(momentum=0.5), PrototypeHook()]
+    for hook in hooks:
+        hook.before_train(SimpleNamespace(model=wrapped))
+    thresholds = []
+    for iteration in range(3):
+        streams = tiny.streams(4, 4, seed=iteration, mixed=False)
+        part = slice(rank * 4 // world, (rank + 1) * 4 // world)
+        streams.labels[streams.labels == 255] = 0
+        streams.labeled, streams.labels = streams.labeled[part].double(), streams.labels[part]
+        streams.weak, streams.valid = streams.weak[part].double(), streams.valid[part]
+        streams.strong, streams.mix[0].mask = (streams.strong[0][part].double(),), streams.mix[0].mask[part]
+        losses = wrapped(streams, mode='loss')
+        thresholds.append(losses['unsup.threshold'])
+        total, _ = model.parse_losses(losses)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        runner = SimpleNamespace(model=wrapped, iter=iteration, optim_wrapper=SimpleNamespace())
+        for hook in hooks:
+            hook.after_train_iter(runner, iteration)
+    torch.save((model.state_dict(), torch.stack(thresholds)), f'{folder}/{world}-{rank}.pt')
+
+
+def test_two_ranks_hold_the_teacher_prototypes_and_thresholds_of_one_process_with_both_batches(tmp_path):
+    mp.spawn(step_through, (2, str(tmp_path)), nprocs=2)
+    step_through(0, 1, str(tmp_path))
+    one, thresholds = torch.load(tmp_path / '1-0.pt')
+    assert len(thresholds.unique()) > 1 and any('prototypes' in key for key in one)
+    for rank in (0, 1):
+        state, theirs = torch.load(tmp_path / f'2-{rank}.pt')
+        assert torch.allclose(theirs, thresholds, atol=1e-10)
+        for key, value in one.items():
+            if value.is_floating_point():
+                assert torch.allclose(value, state[key], atol=1e-8), key
+            else:
+                assert torch.equal(value, state[key]), key

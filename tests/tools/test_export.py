@@ -1,0 +1,102 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mmsemi.engine.launch import UsageError, find_config
+from mmsemi.registry import MODELS
+from tests.tools.test_runs import load_tool
+
+export = load_tool('model_converters/export_segmentor.py')
+
+# Where mmsemi cannot be imported: load, predict, and write the config once more.
+PLAIN_MMSEG = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'mmsemi':
+            raise ImportError('mmsemi is not here')
+
+sys.meta_path.insert(0, Absent())
+import torch
+from mmengine.config import Config
+from mmseg.apis import inference_model, init_model
+
+out, image, expected = sys.argv[1:]
+model = init_model(out + '.py', out + '.pth', device='cpu')
+result = inference_model(model, image)
+assert torch.equal(result.pred_sem_seg.data[0], torch.load(expected)), 'another prediction'
+assert model.dataset_meta['classes'] == ('a', 'b'), model.dataset_meta
+Config.fromfile(out + '.py').dump(out + '_dumped.py')
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """An untrained MeanTeacher whose teacher is not its student, as a run would save it."""
+    cfg = Config.fromfile(find_config('mean_teacher/mean_teacher_r18_shapes.py'))
+    model = MODELS.build(cfg.model)
+    for parameter in model.teacher.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=('a', 'b'), palette=[[0, 0, 0], [1, 1, 1]]), epoch=1)
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
+    return path
+
+
+def test_exported_teacher_predicts_the_same_in_plain_mmseg(checkpoint, tmp_path):
+    export.export(str(checkpoint), tmp_path / 'out', 'teacher')
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    image[:, 40:] //= 8
+    Image.fromarray(image).save(tmp_path / 'image.png')
+
+    model = MODELS.build(export.read_checkpoint(str(checkpoint))[1].model)
+    model.load_state_dict(torch.load(checkpoint, weights_only=False)['state_dict'])
+    model.eval().predict_on = 'teacher'
+    pixels = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
+    with torch.no_grad():
+        data = model.data_preprocessor(dict(inputs=[pixels]), training=False)
+        expected = model.predict(data['inputs'])[0].pred_sem_seg.data[0]
+    torch.save(expected, tmp_path / 'expected.pt')
+    assert len(expected.unique()) > 1
+
+    script = tmp_path / 'plain.py'
+    script.write_text(PLAIN_MMSEG)
+    names = [str(tmp_path / 'out'), str(tmp_path / 'image.png'), str(tmp_path / 'expected.pt')]
+    result = subprocess.run([sys.executable, str(script), *names], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_exported_config_holds_neither_losses_nor_sources_of_ours_by_name(checkpoint, tmp_path):
+    export.export(str(checkpoint), tmp_path / 'out')
+    cfg = Config.fromfile(tmp_path / 'out.py')
+    assert cfg.model.data_preprocessor.type == 'SegDataPreProcessor'
+    assert cfg.model.decode_head.loss_decode.type == 'CrossEntropyLoss'
+    assert 'mmsemi' not in cfg.pretty_text
+    assert all(step.type != 'LoadSegAnnotations' for step in cfg.test_pipeline)
+
+
+@pytest.mark.parametrize(
+    ('state', 'branch', 'message'),
+    [
+        ({'student.segmentor.x': 0}, 'teacher', 'holds no teacher; it has a student'),
+        ({'backbone.x': 0}, None, 'not one of mmsemi'),
+    ],
+)
+def test_absent_branch_is_named(state, branch, message):
+    with pytest.raises(UsageError, match=message):
+        export.choose_branch(state, branch)
+
+
+@pytest.mark.parametrize('head', ['DeepLabV3PlusHead', 'DeepLabV2Head'])
+def test_heads_of_ours_can_leave_alone(head):
+    source = export.portable_source(MODELS.get(head))
+    assert source is not None
+    assert 'mmsemi' not in source
