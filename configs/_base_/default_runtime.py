@@ -13,6 +13,7 @@ default_hooks = dict(
     visualization=dict(type='SegVisualizationHook'),
     progress=dict(type='ProgressHook'),
     finite_loss=dict(type='FiniteLossHook'),
+    statistics=dict(type='SyncStatisticsHook'),
     unreadable=dict(type='UnreadableImageHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
 )

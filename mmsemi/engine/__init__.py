@@ -5,6 +5,7 @@ from .loops import TeacherStudentValLoop
 from .optim_constructor import SemiOptimWrapperConstructor
 from .progress_hook import ProgressHook
 from .prototype_hook import PrototypeHook
+from .sync_statistics_hook import SyncStatisticsHook
 from .unreadable_image_hook import UnreadableImageHook
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     'PrototypeHook',
     'ProgressHook',
     'SemiOptimWrapperConstructor',
+    'SyncStatisticsHook',
     'TeacherStudentValLoop',
     'UnreadableImageHook',
 ]

@@ -51,6 +51,6 @@ class CheckpointFitHook(Hook):
         ]
         if problems:
             raise ValueError(
-                f'The checkpoint does not fit this {type(segmentor_of(runner)).__name__}: {", ".join(problems)}; use the '
-                'config it was trained with, or default_hooks.checkpoint_fit.strict=False to load what fits.'
+                f'The checkpoint does not fit this {type(segmentor_of(runner)).__name__}: {", ".join(problems)}; use '
+                'the config it was trained with, or default_hooks.checkpoint_fit.strict=False to load what fits.'
             )

@@ -51,15 +51,20 @@ class FiniteLossHook(Hook):
         if self.every_n_train_iters(runner, self.interval):
             self._look(runner)
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Never let a broken model into a checkpoint."""
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look before validation and the epoch's checkpoint."""
         self._look(runner)
 
-    def _look(self, runner: Runner) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Never let a broken model into a checkpoint, whenever it is written; only the first rank gets here."""
+        self._look(runner, reduce=False)
+
+    def _look(self, runner: Runner, reduce: bool = True) -> None:
         if self._first is None:
             return
         first = self._first.clone()
-        all_reduce(first, 'min')
+        if reduce:
+            all_reduce(first, 'min')
         first = first.tolist()
         iteration = min(first)
         if iteration == _NEVER:
@@ -68,6 +73,6 @@ class FiniteLossHook(Hook):
         last = find_latest_checkpoint(runner.work_dir)
         kept = f'the last good checkpoint is {last}' if last else 'no checkpoint had been written yet'
         raise FloatingPointError(
-            f'{terms} became infinite or not a number at iteration {iteration + 1}; {kept}. Lower the learning rate or the '
-            "term's weight, or train without --amp."
+            f'{terms} became infinite or not a number at iteration {iteration + 1}; {kept}. Lower the learning rate or '
+            "the term's weight, or train without --amp."
         )

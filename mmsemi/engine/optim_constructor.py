@@ -30,7 +30,7 @@ class SemiOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             return
         logger = MMLogger.get_current_instance()
         level = logger.level
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)
         try:
             collected: list[dict] = []
             super().add_params(collected, module, prefix=prefix, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,7 +66,8 @@ class Branch(BaseModule):
 
     def __init__(self, segmentor: dict, heads: dict[str, dict] | None = None) -> None:
         super().__init__()
-        self.segmentor = MODELS.build(segmentor)
+        # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
+        self.segmentor = MODELS.build(copy.deepcopy(segmentor))
         self.heads = nn.ModuleDict({name: MODELS.build(head) for name, head in (heads or {}).items()})
         self._decoder: Tensor | None = None
         readers = [name for name, head in self.heads.items() if getattr(head, 'source', None) == 'decoder']

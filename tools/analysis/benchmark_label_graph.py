@@ -2,8 +2,8 @@
 
 Forward and backward together, one image. Dense forms are the paper's equations as they stand, vectorised (matrix
 products and masks), and are left out above ``--max-dense`` nodes. On a CPU every measurement has a process of its own,
-and memory is the process's peak resident size less its size before the call, when the inputs exist (Linux only); on
-CUDA it is what torch's allocator says.
+and memory is the process's peak resident size less its size before the call, when the inputs exist (Linux with glibc
+only); on CUDA it is what torch's allocator says. Timings of short calls suffer most from other programs on the machine.
 
     python tools/analysis/benchmark_label_graph.py
     python tools/analysis/benchmark_label_graph.py --n 4096 8192 --channels 128 --device cuda
@@ -12,6 +12,7 @@ CUDA it is what torch's allocator says.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import multiprocessing
 import resource
 import statistics
@@ -27,6 +28,7 @@ from mmsemi.models.losses.contrastive import intra_image_contrast
 from mmsemi.models.modules.graph_ops import knn_affinity, propagate_features
 
 MB = 2**20
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 
 
 def dense_class_graph(prob: Tensor, features: Tensor) -> Tensor:
@@ -82,51 +84,59 @@ def resident() -> int:
     return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
 
 
-def measure(what: str, form: str, n: int, args: argparse.Namespace) -> tuple[float, float]:
-    """Median seconds and peak MB of one call."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    make_call(what, form, 64, args)()  # libraries and thread pools allocate on their first use
+def is_cuda(args: argparse.Namespace) -> bool:
+    return torch.device(args.device).type == 'cuda'
+
+
+def measure_seconds(what: str, form: str, n: int, args: argparse.Namespace) -> float:
+    """Median time of one call."""
     call = make_call(what, form, n, args)
-    on_cuda = torch.device(args.device).type == 'cuda'
-    if on_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() - before
-    else:
-        before = resident()
-        call()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    call()
     seconds = []
     for _ in range(args.repeat):
         start = time.perf_counter()
         call()
-        if on_cuda:
+        if is_cuda(args):
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), peak / MB
+    return statistics.median(seconds)
 
 
-def _send_measurement(pipe, *arguments) -> None:
+def measure_peak(what: str, form: str, n: int, args: argparse.Namespace) -> float:
+    """Most MB that one call holds at a time, besides its inputs."""
+    if is_cuda(args):
+        call = make_call(what, form, n, args)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / MB
+    # glibc keeps some freed blocks for later, which ones depends on timing; mapped ones go back to the system at once.
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MB)
+    make_call(what, form, 64, args)()  # libraries and thread pools allocate on their first use
+    call = make_call(what, form, n, args)
+    before = resident()
+    call()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / MB
+
+
+def _send(pipe, measure: Callable[..., float], *arguments) -> None:
+    if arguments[-1].threads:
+        torch.set_num_threads(arguments[-1].threads)
     pipe.send(measure(*arguments))
 
 
-def measure_alone(*arguments) -> tuple[float, float]:
-    """:func:`measure` in a forked process, whose peak memory no earlier measurement has raised."""
+def alone(measure: Callable[..., float], what: str, form: str, n: int, args: argparse.Namespace) -> float:
+    """``measure`` in a forked process, whose peak memory no earlier measurement has raised."""
     context = multiprocessing.get_context('fork')
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_measurement, args=(sender, *arguments))
+    process = context.Process(target=_send, args=(sender, measure, what, form, n, args))
     process.start()
     sender.close()  # so that a process that dies ends the wait below
     try:
         return receiver.recv()
     except EOFError:
-        raise RuntimeError(
-            f'the measurement of {arguments[:3]} died; is there enough memory? See --max-dense.'
-        ) from None
+        raise RuntimeError(f'Measuring {what}, {form}, n = {n} died: not enough memory? Lower --max-dense.') from None
     finally:
         process.join()
 
@@ -146,7 +156,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    run = measure if torch.device(args.device).type == 'cuda' else measure_alone
+
+    def run(*arguments) -> tuple[float, float]:
+        """Seconds and peak MB."""
+        if is_cuda(args):
+            return measure_seconds(*arguments), measure_peak(*arguments)
+        return alone(measure_seconds, *arguments), alone(measure_peak, *arguments)
+
     print(
         f'one image, {args.channels} channels, {args.classes} classes, {args.neighbors} neighbours, forward + backward'
     )

@@ -30,8 +30,8 @@ def no_autocast(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-# Sparse products over k neighbours. `embedding_bag` adds up weighted rows without writing them out: memory stays O(n D),
-# never O(n k D), and the order of summation is fixed. Batches are one graph without edges between its parts.
+# Sparse products over k neighbours. `embedding_bag` adds up weighted rows without writing them out: memory stays
+# O(n D), never O(n k D), and the order of summation is fixed. Batches are one graph without edges between its parts.
 
 
 class _Edges:
@@ -88,7 +88,7 @@ class _SymmetricProduct(torch.autograd.Function):
 
 
 class _NearestCosine(torch.autograd.Function):
-    """Cosine of every node of length 1 with its k most similar others, (B, n, k), 0 where there are fewer; and who they are.
+    """Cosine of each unit-length node with its k most similar others, (B, n, k), 0 where there are fewer; who they are.
 
     The rows of the similarity matrix exist ``block_size`` at a time.
     """

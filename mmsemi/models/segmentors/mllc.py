@@ -64,6 +64,7 @@ class MLLC(SemiSegmentor):
         temperature: float = 0.1,
         dynamic_weight: bool = True,
         prototype_momentum: float = 0.99,
+        graph_supervision: float = 0.0,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -88,6 +89,7 @@ class MLLC(SemiSegmentor):
         self.terms = {'intra': intra_weight * intra_image, 'cross': (1 - intra_weight) * cross_image}
         self.temperature = temperature
         self.dynamic_weight = dynamic_weight
+        self.graph_supervision = graph_supervision
         self.prototypes = nn.ModuleList(
             Prototypes(self.num_classes, heads['embedding'].out_channels, prototype_momentum)
             for _ in range(heads['graph'].num_layers)
@@ -110,6 +112,13 @@ class MLLC(SemiSegmentor):
             'loss_slg': self.slg_weight * self.slg_loss(graph, labels, valid_nodes),
             'loss_clg': self.clg_weight * self.clg_loss(out, graph, mixed.label, valid, labels, valid_nodes),
         }
+        if self.graph_supervision:
+            truth = streams.labels != IGNORE_INDEX
+            graph, nodes = self.refine(self.student, views['labeled'], truth)
+            labels = _nearest(torch.where(truth, streams.labels, 0), nodes.shape[1:])
+            losses['loss_clg_labeled'] = self.graph_supervision * sum(
+                masked_mean(-prob.clamp(min=1e-8).log().gather(1, labels[:, None])[:, 0], nodes) for prob in graph.probs[1:]
+            )
         return {**losses, **self.describe(pseudo, streams), 'threshold': threshold.mean()}
 
     def refine(

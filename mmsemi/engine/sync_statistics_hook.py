@@ -1,0 +1,29 @@
+"""Batch statistics that ranks gathered apart become one before they are saved or used."""
+
+from __future__ import annotations
+
+from mmengine.dist import all_reduce, is_distributed
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmsemi.registry import HOOKS
+
+from .utils import segmentor_of
+
+
+@HOOKS.register_module()
+class SyncStatisticsHook(Hook):
+    """Average floating-point buffers over ranks at the end of each epoch, before validation and checkpoints.
+
+    Without SyncBN every rank keeps running statistics of its own images; a checkpoint would hold those of the first rank
+    alone, and a resumed run would not continue the interrupted one. Buffers that are equal on all ranks stay as they are.
+    """
+
+    priority = 'ABOVE_NORMAL'
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Average."""
+        if is_distributed():
+            for buffer in segmentor_of(runner).buffers():
+                if buffer.is_floating_point():
+                    all_reduce(buffer, 'mean')
