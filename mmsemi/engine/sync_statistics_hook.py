@@ -15,8 +15,8 @@ from .utils import segmentor_of
 class SyncStatisticsHook(Hook):
     """Average floating-point buffers over ranks at the end of each epoch, before validation and checkpoints.
 
-    Without SyncBN every rank keeps running statistics of its own images; a checkpoint would hold those of the first rank
-    alone, and a resumed run would not continue the interrupted one. Buffers that are equal on all ranks stay as they are.
+    Without SyncBN every rank keeps running statistics of its own images; a checkpoint would hold those of the first
+    rank alone, and a resumed run would not continue the interrupted one. Buffers that are equal on all ranks stay.
     """
 
     priority = 'ABOVE_NORMAL'

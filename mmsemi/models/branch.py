@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -25,6 +26,7 @@ class BranchOutput:
         align_corners (bool): How the decode head resizes.
         decoder (Tensor, optional): The feature that the last classifier reads, (B, D, h, w); kept when a head asks for
             it.
+        heads (dict): What auxiliary heads computed, by name: tensors (B, ...), or objects with their own ``split``.
     """
 
     features: tuple[Tensor, ...]
@@ -32,6 +34,7 @@ class BranchOutput:
     size: tuple[int, int]
     align_corners: bool = False
     decoder: Tensor | None = None
+    heads: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def logits(self) -> Tensor:
@@ -43,10 +46,14 @@ class BranchOutput:
         features = zip(*(level.split(sizes) for level in self.features), strict=True)
         logits = self.coarse_logits.split(sizes)
         decoder = [None] * len(sizes) if self.decoder is None else self.decoder.split(sizes)
-        return [
+        parts = [
             BranchOutput(f, x, self.size, self.align_corners, d)
             for f, x, d in zip(features, logits, decoder, strict=True)
         ]
+        for name, value in self.heads.items():
+            for part, piece in zip(parts, value.split(sizes), strict=True):
+                part.heads[name] = piece
+        return parts
 
 
 class Branch(BaseModule):
@@ -57,8 +64,9 @@ class Branch(BaseModule):
 
     Args:
         segmentor (dict): Config of the segmentor.
-        heads (dict[str, dict], optional): Configs of the auxiliary heads by name. A head is called by its method; one
-            with ``source = 'decoder'`` reads the feature in front of the decode head's classifier.
+        heads (dict[str, dict], optional): Configs of the auxiliary heads by name. Those with a ``source`` read one
+            feature and run in every pass, ``source = 'decoder'`` on the feature in front of the decode head's
+            classifier; the others are called by their method.
 
     Raises:
         ValueError: If a head reads the decoder's feature, and the decode head has none in front of one classifier.
@@ -100,7 +108,11 @@ class Branch(BaseModule):
         logits = self.segmentor.decode_head(features)
         decoder, self._decoder = self._decoder, None
         size = tuple(images.shape[-2:])
-        return BranchOutput(features, logits, size, self.segmentor.align_corners, decoder)
+        out = BranchOutput(features, logits, size, self.segmentor.align_corners, decoder)
+        for name, head in self.heads.items():
+            if hasattr(head, 'source'):
+                out.heads[name] = head(out)
+        return out
 
     def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
         """Score several views in one pass, so that they share batch statistics.

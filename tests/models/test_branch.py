@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mmsemi.models import Branch, BranchOutput, DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
+from mmsemi.models.modules.label_graph import GraphOutput
 from tests import tiny
 
 
@@ -39,7 +40,8 @@ def test_the_decoder_feature_is_what_the_classifier_reads():
     branch = Branch(tiny.segmentor(), dict(embedding=tiny.HEADS['embedding'])).eval()
     out = branch(torch.randn(2, 3, tiny.SIZE, tiny.SIZE))
     assert torch.allclose(branch.segmentor.decode_head.conv_seg(out.decoder), out.coarse_logits, atol=1e-6)
-    assert branch.heads['embedding'](out).shape == (2, 16, tiny.SIZE // 4, tiny.SIZE // 4)
+    assert torch.equal(branch.heads['embedding'](out), out.heads['embedding'])
+    assert out.heads['embedding'].shape == (2, 16, tiny.SIZE // 4, tiny.SIZE // 4)
 
 
 def test_no_decoder_feature_is_kept_unless_a_head_asks():
@@ -59,8 +61,11 @@ def test_views_of_a_joint_pass_share_batch_statistics():
 
 
 def test_split_takes_every_part_apart():
-    out = BranchOutput((torch.arange(3.0).view(3, 1, 1, 1),), torch.arange(3.0).view(3, 1, 1, 1), (2, 2), False, None)
+    maps = torch.arange(3.0).view(3, 1, 1, 1)
+    out = BranchOutput((maps,), maps, (2, 2), heads={'embedding': maps, 'graph': GraphOutput((maps,), (maps, maps))})
     first, second = out.split([1, 2])
+    assert second.heads['embedding'].flatten().tolist() == [1, 2]
+    assert second.heads['graph'].features[1].flatten().tolist() == [1, 2] and len(first.heads['graph'].probs) == 1
     assert first.features[0].shape[0] == 1 and second.coarse_logits.flatten().tolist() == [1, 2]
     assert second.logits.shape == (2, 1, 2, 2)
 

@@ -54,7 +54,7 @@ def model_and_streams(**kwargs):
 def layers(branch, images, valid, threshold=None):
     """Algorithm 1 for each image, with the threshold of eq. 9 over all of them."""
     out = branch(images)
-    features, prob = branch.heads['embedding'](out), out.coarse_logits.softmax(1)
+    features, prob = out.heads['embedding'], out.coarse_logits.softmax(1)
     if threshold is None:
         rows = torch.cat([nodes(p) for p in prob])
         threshold = oracle.eq9(rows, SIGMA, valid.flatten())
@@ -134,6 +134,23 @@ def test_prototypes_gather_the_teachers_features_of_both_streams():
                 assert torch.allclose(prototypes.value[c], value if value is not None else before[k][c], atol=1e-8)
 
 
+def test_the_graphs_learn_the_labels_of_labeled_images():
+    model, streams = model_and_streams(graph_supervision=0.5)
+    losses = model.loss(streams)
+    with torch.no_grad():
+        mask = streams.mix[0].mask
+        strong = torch.where(mask[:, None], streams.strong[0].flip(0), streams.strong[0])
+        valid = torch.where(mask, streams.valid.flip(0), streams.valid)[:, 2::4, 2::4]
+        _, _, threshold = layers(model.student, strong, valid)
+        truth = streams.labels[:, 2::4, 2::4]
+        _, graphs, _ = layers(model.student, streams.labeled, truth != 255, threshold)
+        terms = [
+            oracle.eq15_eq16(torch.cat([x_c[k] for x_c, _ in graphs]), truth.flatten(), dynamic_weight=False)
+            for k in (1, 2)
+        ]
+    assert torch.allclose(losses['sup.loss_graph'], 0.5 * sum(terms) / 2, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     'switch',
     [
@@ -142,6 +159,7 @@ def test_prototypes_gather_the_teachers_features_of_both_streams():
         dict(cross_image=False),
         dict(dynamic_weight=False),
         dict(slg_weight=0.0),
+        dict(graph_supervision=0.0),
         dict(intra_weight=0.9),
         dict(temperature=0.5),
     ],
@@ -151,7 +169,7 @@ def test_every_switch_of_the_ablations_changes_the_loss(switch):
     plain, streams = model_and_streams()
     switched, _ = model_and_streams(**switch)
     a, b = plain.loss(streams), switched.loss(streams)
-    assert any(not torch.equal(a[name], b[name]) for name in a)
+    assert any(name not in b or not torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ class GraphOutput:
     probs: tuple[Tensor, ...]
     features: tuple[Tensor, ...]
 
+    def split(self, sizes: list[int]) -> list[GraphOutput]:
+        """Take apart the images of a joint pass, ``sizes`` images each."""
+        probs = zip(*(maps.split(sizes) for maps in self.probs), strict=True)
+        features = zip(*(maps.split(sizes) for maps in self.features), strict=True)
+        return [GraphOutput(p, f) for p, f in zip(probs, features, strict=True)]
+
 
 def _mlp(channels: int, hidden_channels: int) -> nn.Sequential:
     """From a node and its neighbours' average, concatenated, to a correction that is 0 before training."""
@@ -93,7 +99,6 @@ class LabelGraph(BaseModule):
         order: str = 'clg_first',
         scope: str = 'image',
         hidden_channels: int | None = None,
-        shared: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -121,8 +126,7 @@ class LabelGraph(BaseModule):
         self.order = order
         self.scope = scope
         hidden_channels = hidden_channels or feature_channels
-        self.shared = shared
-        self.label_mlps = nn.ModuleList(_mlp(1, 8) if shared else _mlp(num_classes, hidden_channels) for _ in range(num_layers))
+        self.label_mlps = nn.ModuleList(_mlp(num_classes, hidden_channels) for _ in range(num_layers))
         self.feature_mlps = nn.ModuleList(_mlp(feature_channels, hidden_channels) for _ in range(num_layers))
 
     def forward(self, prob: Tensor, features: Tensor, threshold: Tensor, valid: Tensor | None = None) -> GraphOutput:
@@ -169,10 +173,7 @@ class LabelGraph(BaseModule):
         propagated = self._propagate_probs(prob, features, valid)
         candidate = prob + propagated
         candidate = candidate / candidate.sum(-1, keepdim=True).clamp_min(_SMALLEST_PROB)
-        if self.shared:
-            correction = mlp(torch.stack((prob, propagated), -1)).squeeze(-1)
-        else:
-            correction = mlp(torch.cat((prob, propagated), -1))
+        correction = mlp(torch.cat((prob, propagated), -1))
         candidate = (candidate.clamp_min(_SMALLEST_PROB).log() + correction).softmax(-1)
         new = share * candidate + (1 - share) * prob
         return new if valid is None else torch.where(valid[..., None], new, prob)

@@ -16,12 +16,15 @@ from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_con
 from mmsemi.models.losses.pixel import masked_mean
 from mmsemi.models.memory import Prototypes
 from mmsemi.models.modules.graph_ops import full_precision
-from mmsemi.models.modules.label_graph import GraphOutput
+from mmsemi.models.pseudo_labels import label_accuracy
 from mmsemi.models.thresholds import class_thresholds
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
 
 from .semi_segmentor import SemiSegmentor
+
+_SMALLEST = 1e-8
+"""Probabilities below this count as this in a logarithm."""
 
 
 @MODELS.register_module()
@@ -44,6 +47,9 @@ class MLLC(SemiSegmentor):
         temperature (float): tau of eq. 12. Defaults to 0.1.
         dynamic_weight (bool): Weights of eq. 16; else 1. Defaults to True.
         prototype_momentum (float): beta of eq. 14, on the old value. Defaults to 0.99.
+        graph_supervision (float): Weight of the graphs' cross-entropy to the ground truth of labeled images, which the
+            paper does not have: taught by pseudo-labels alone, f_C comes to agree with itself on the commonest class.
+            Defaults to 1.
         **kwargs: Those of :class:`SemiSegmentor`.
 
     Raises:
@@ -64,7 +70,7 @@ class MLLC(SemiSegmentor):
         temperature: float = 0.1,
         dynamic_weight: bool = True,
         prototype_momentum: float = 0.99,
-        graph_supervision: float = 0.0,
+        graph_supervision: float = 1.0,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,7 +79,10 @@ class MLLC(SemiSegmentor):
         if missing:
             raise ValueError(f'MLLC needs model.heads.{min(missing)}; it has {sorted(heads.keys())}.')
         if not (
-            0 <= threshold <= 1 and 0 <= intra_weight <= 1 and temperature > 0 and min(slg_weight, clg_weight) >= 0
+            0 <= threshold <= 1
+            and 0 <= intra_weight <= 1
+            and temperature > 0
+            and min(slg_weight, clg_weight, graph_supervision) >= 0
         ):
             raise ValueError(
                 'MLLC: threshold and intra_weight must lie in [0, 1], temperature above 0, slg_weight and clg_weight '
@@ -97,52 +106,37 @@ class MLLC(SemiSegmentor):
 
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled and mixed strong view in one pass: running statistics must fit both, since the teacher uses them."""
-        return self.student.forward_together(labeled=streams.labeled, strong=streams.mix[0].images(streams.strong[0]))
-
-    def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
-        """Eq. 17: the teacher's graphs correct the labels of the weak view, the student's graphs learn them."""
-        pseudo, threshold = self.corrected_labels(streams)
         mix = streams.mix[0]
-        mixed, valid = mix.labels(pseudo), mix.maps(streams.valid)
+        strong, valid = mix.images(streams.strong[0]), mix.maps(streams.valid)
+        return self.refined_views(self.student, streams, strong, valid)[0]
 
-        out = views['strong']
-        graph, valid_nodes = self.refine(self.student, out, valid)
-        labels = _nearest(mixed.label, valid_nodes.shape[1:])
-        losses = {
-            'loss_slg': self.slg_weight * self.slg_loss(graph, labels, valid_nodes),
-            'loss_clg': self.clg_weight * self.clg_loss(out, graph, mixed.label, valid, labels, valid_nodes),
-        }
-        if self.graph_supervision:
-            truth = streams.labels != IGNORE_INDEX
-            graph, nodes = self.refine(self.student, views['labeled'], truth)
-            labels = _nearest(torch.where(truth, streams.labels, 0), nodes.shape[1:])
-            losses['loss_clg_labeled'] = self.graph_supervision * sum(
-                masked_mean(-prob.clamp(min=1e-8).log().gather(1, labels[:, None])[:, 0], nodes) for prob in graph.probs[1:]
-            )
-        return {**losses, **self.describe(pseudo, streams), 'threshold': threshold.mean()}
+    def refined_views(
+        self, branch: Branch, streams: Streams, unlabeled: Tensor, valid: Tensor
+    ) -> tuple[dict[str, BranchOutput], Tensor]:
+        """Run a branch and its graphs (algorithm 1) on the labeled images and a view of the unlabeled ones together.
 
-    def refine(
-        self, branch: Branch, out: BranchOutput, valid: Tensor, threshold: Tensor | None = None
-    ) -> tuple[GraphOutput, Tensor]:
-        """Build the initial graphs of a branch's output at the embedding's resolution and run K layers (algorithm 1).
+        Graphs have the embedding's resolution; the threshold of confidence, eq. 9, is that of the unlabeled images.
 
         Args:
-            branch (Branch): Whose heads to use.
-            out (BranchOutput): Its output.
-            valid (Tensor): False where the crop was padded, (B, H, W).
-            threshold (Tensor, optional): Confidence a class, (C,); by default that of these images, eq. 9.
+            branch (Branch): Student or teacher.
+            streams (Streams): Whose labeled images to take; where they have no label they are no nodes.
+            unlabeled (Tensor): The view, (Bu, 3, H, W).
+            valid (Tensor): False where it was padded, (Bu, H, W).
 
         Returns:
-            tuple[GraphOutput, Tensor]: The layers, and which nodes are valid, (B, h, w).
+            tuple[dict[str, BranchOutput], Tensor]: 'labeled' and 'unlabeled', each with ``heads['graph']``, a
+            :class:`GraphOutput`, and ``heads['nodes']``, which of its nodes count, (B, h, w). And the thresholds, (C,).
         """
-        features = branch.heads['embedding'](out)
+        sizes = [len(streams.labeled), len(unlabeled)]
+        out = branch(torch.cat([streams.labeled, unlabeled]))
+        features = out.heads['embedding']
         size = features.shape[2:]
-        logits = resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners)
-        prob = _softmax(logits)
-        valid = _nearest(valid, size)
-        if threshold is None:
-            threshold = self.confidence_threshold(prob, valid)
-        return branch.heads['graph'](prob, features, threshold, valid), valid
+        prob = _softmax(resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners))
+        nodes = _nearest(torch.cat([streams.labels != IGNORE_INDEX, valid]), size)
+        threshold = self.confidence_threshold(prob[sizes[0] :], nodes[sizes[0] :])
+        out.heads['graph'] = branch.heads['graph'](prob, features, threshold, nodes)
+        out.heads['nodes'] = nodes
+        return dict(zip(('labeled', 'unlabeled'), out.split(sizes), strict=True)), threshold
 
     @torch.no_grad()
     def confidence_threshold(self, prob: Tensor, valid: Tensor) -> Tensor:
@@ -151,79 +145,98 @@ class MLLC(SemiSegmentor):
             return class_thresholds(prob, self.threshold, valid)
         return prob.new_full((prob.shape[1],), self.threshold)
 
+    def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Eq. 2, and with ``graph_supervision`` the mean cross-entropy of the graph's layers to the same labels."""
+        losses = super().supervised_loss(out, labels)
+        probs = out.heads['graph'].probs[1:]
+        if self.graph_supervision and probs:
+            nodes = out.heads['nodes']
+            labels = torch.where(nodes, _nearest(labels, nodes.shape[1:]), 0)
+            terms = [_nll(prob.clamp(min=_SMALLEST).log(), labels, nodes) for prob in probs]
+            losses['loss_graph'] = self.graph_supervision * sum(terms) / len(terms)
+        return losses
+
+    def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
+        """Eq. 17: the teacher's graphs correct the labels of the weak view, the student's graphs learn them."""
+        pseudo, report = self.corrected_labels(streams)
+        mix, out = streams.mix[0], views['unlabeled']
+        label, valid = mix.maps(pseudo.label), mix.maps(streams.valid)
+        return {
+            'loss_slg': self.slg_weight * self.slg_loss(out, label),
+            'loss_clg': self.clg_weight * self.clg_loss(out, label, valid),
+            **report,
+        }
+
     @torch.no_grad()
-    def corrected_labels(self, streams: Streams) -> tuple[PseudoLabel, Tensor]:
+    def corrected_labels(self, streams: Streams) -> tuple[PseudoLabel, dict[str, Tensor]]:
         """The teacher's labels of the weak view after correction; its features of both streams move the prototypes.
 
         Returns:
-            tuple[PseudoLabel, Tensor]: Labels with weight 1 at confident pixels, which the log counts; every valid
-            pixel is learned. And the thresholds, (C,).
+            tuple[PseudoLabel, dict[str, Tensor]]: Labels, with weight 1 at the pixels that the log calls confident;
+            every valid pixel is learned. And what the log tells.
         """
-        views = self.teacher.forward_together(labeled=streams.labeled, weak=streams.weak)
-        weak, labeled = views['weak'], views['labeled']
-        prob = _softmax(weak.coarse_logits)
-        threshold = self.confidence_threshold(prob, _nearest(streams.valid, prob.shape[2:]))
-
-        graph, valid = self.refine(self.teacher, weak, streams.valid, threshold)
+        views, threshold = self.refined_views(self.teacher, streams, streams.weak, streams.valid)
+        weak, labeled = views['unlabeled'], views['labeled']
         # argmax of the sum over layers, below eq. 15; without layers the classifier's own labels.
-        total = sum(graph.probs[1:]) if len(graph.probs) > 1 else graph.probs[0]
+        probs = weak.heads['graph'].probs
+        total = sum(probs[1:]) if len(probs) > 1 else probs[0]
         label = resize(total, size=weak.size, mode='bilinear', align_corners=weak.align_corners).argmax(1)
-
-        graph_labeled, annotated = self.refine(self.teacher, labeled, streams.labels != IGNORE_INDEX, threshold)
-        self.observe(graph, _nearest(label, valid.shape[1:]), valid)
-        self.observe(graph_labeled, _nearest(streams.labels, valid.shape[1:]), annotated)
+        self.observe(weak, label)
+        self.observe(labeled, streams.labels)
 
         confidence, best = _softmax(weak.logits).max(1)
         confident = (confidence >= threshold[best]) & streams.valid
-        return PseudoLabel(label, confident.float()), threshold
+        pseudo = PseudoLabel(label, confident.float())
+        report = {**self.describe(pseudo, streams), 'threshold': threshold.mean()}
+        if streams.unlabeled_gt is not None:
+            counted = streams.valid & (streams.unlabeled_gt != IGNORE_INDEX)
+            report['accuracy_uncorrected'] = label_accuracy(best, streams.unlabeled_gt, counted)
+        return pseudo, report
 
-    def observe(self, graph: GraphOutput, labels: Tensor, valid: Tensor) -> None:
-        """Eq. 13, for each layer."""
-        for prototypes, features in zip(self.prototypes, graph.features[1:], strict=True):
-            prototypes.observe(features, labels, valid)
+    def observe(self, out: BranchOutput, labels: Tensor) -> None:
+        """Eq. 13, for each layer; ``labels`` (B, H, W)."""
+        nodes = out.heads['nodes']
+        labels = _nearest(labels, nodes.shape[1:])
+        for prototypes, features in zip(self.prototypes, out.heads['graph'].features[1:], strict=True):
+            prototypes.observe(features, labels, nodes)
 
-    def slg_loss(self, graph: GraphOutput, labels: Tensor, valid: Tensor) -> Tensor:
-        """Eq. 12, summed over layers.
-
-        Args:
-            graph (GraphOutput): The student's layers.
-            labels (Tensor): Pseudo-labels, (B, h, w).
-            valid (Tensor): (B, h, w).
-        """
-        labels, valid = labels.flatten(1), valid.flatten(1)
-        loss = graph.probs[0].new_zeros(())
-        for prototypes, maps in zip(self.prototypes, graph.features[1:], strict=True):
+    def slg_loss(self, out: BranchOutput, label: Tensor) -> Tensor:
+        """Eq. 12, summed over layers, for the student's strong view and its pseudo-labels (B, H, W)."""
+        nodes = out.heads['nodes']
+        labels, valid = _nearest(label, nodes.shape[1:]).flatten(1), nodes.flatten(1)
+        loss = out.coarse_logits.new_zeros(())
+        for prototypes, maps in zip(self.prototypes, out.heads['graph'].features[1:], strict=True):
             features = maps.flatten(2).transpose(1, 2)
             if self.terms['intra']:
                 loss = loss + self.terms['intra'] * intra_image_contrast(features, labels, self.num_classes, valid)
             if self.terms['cross']:
-                # A copy: the prototypes move before the next step, and autograd must see what the loss saw.
+                # Copies: the prototypes move before the next step, and autograd must see what the loss saw.
                 value, seen = prototypes.value.clone(), prototypes.seen.clone()
                 cross = prototype_contrast(features, labels, value, seen, self.temperature, valid)
                 loss = loss + self.terms['cross'] * cross
         return loss
 
-    def clg_loss(
-        self, out: BranchOutput, graph: GraphOutput, label: Tensor, valid: Tensor, labels: Tensor, valid_nodes: Tensor
-    ) -> Tensor:
-        """Eq. 15 and 16 for the classifier (k = 0, at the resolution of the crop) and each layer's class-level graph.
+    def clg_loss(self, out: BranchOutput, label: Tensor, valid: Tensor) -> Tensor:
+        """Eq. 15, 16 for the student's strong view: the classifier (k = 0) at the crop's resolution, and each layer.
 
         Args:
-            out, graph: The student's output and layers.
-            label, valid (Tensor): Pseudo-labels and validity of the crop, (B, H, W).
-            labels, valid_nodes (Tensor): The same at the graph's resolution, (B, h, w).
+            out (BranchOutput): The strong view.
+            label, valid (Tensor): Its pseudo-labels, and where they count, (B, H, W).
         """
-        loss = self.weighted_nll(F.log_softmax(*full_precision(out.logits), dim=1), label, valid)
-        for prob in graph.probs[1:]:
-            loss = loss + self.weighted_nll(prob.clamp(min=1e-8).log(), labels, valid_nodes)
+        nodes = out.heads['nodes']
+        labels = _nearest(label, nodes.shape[1:])
+        loss = _nll(F.log_softmax(*full_precision(out.logits), dim=1), label, valid, self.dynamic_weight)
+        for prob in out.heads['graph'].probs[1:]:
+            loss = loss + _nll(prob.clamp(min=_SMALLEST).log(), labels, nodes, self.dynamic_weight)
         return loss
 
-    def weighted_nll(self, log_prob: Tensor, label: Tensor, valid: Tensor) -> Tensor:
-        """Negative log-likelihood of ``label``, each pixel weighted by its own (detached) probability, eq. 16."""
-        nll = -log_prob.gather(1, label[:, None])[:, 0]
-        if self.dynamic_weight:
-            nll = nll * (-nll.detach()).exp()
-        return masked_mean(nll, valid)
+
+def _nll(log_prob: Tensor, label: Tensor, valid: Tensor, dynamic_weight: bool = False) -> Tensor:
+    """Mean negative log-likelihood of ``label``; ``dynamic_weight``: times its own (detached) probability, eq. 16."""
+    nll = -log_prob.gather(1, label[:, None])[:, 0]
+    if dynamic_weight:
+        nll = nll * (-nll.detach()).exp()
+    return masked_mean(nll, valid)
 
 
 def _softmax(logits: Tensor) -> Tensor:
