@@ -117,7 +117,7 @@ def step_through(rank: int, world: int, folder: str) -> None:
 
     from mmengine.model.wrappers import MMDistributedDataParallel
 
-    from mmsemi.engine import EMATeacherHook, PrototypeHook
+    from mmsemi.engine import EMATeacherHook, PrototypeHook, SyncStatisticsHook
 
     if world > 1:
         store = f'file://{folder}/store'
@@ -145,16 +145,21 @@ def step_through(rank: int, world: int, folder: str) -> None:
         runner = SimpleNamespace(model=wrapped, iter=iteration, optim_wrapper=SimpleNamespace())
         for hook in hooks:
             hook.after_train_iter(runner, iteration)
-    torch.save((model.state_dict(), torch.stack(thresholds)), f'{folder}/{world}-{rank}.pt')
+    state = copy.deepcopy(model.state_dict())
+    # What ranks gathered apart is averaged at the end of an epoch.
+    model.epoch.fill_(rank)
+    SyncStatisticsHook().after_train_epoch(SimpleNamespace(model=wrapped))
+    torch.save((state, torch.stack(thresholds), float(model.epoch)), f'{folder}/{world}-{rank}.pt')
 
 
 def test_two_ranks_hold_the_teacher_prototypes_and_thresholds_of_one_process_with_both_batches(tmp_path):
     mp.spawn(step_through, (2, str(tmp_path)), nprocs=2)
     step_through(0, 1, str(tmp_path))
-    one, thresholds = torch.load(tmp_path / '1-0.pt')
+    one, thresholds, _ = torch.load(tmp_path / '1-0.pt')
     assert len(thresholds.unique()) > 1 and any('prototypes' in key for key in one)
     for rank in (0, 1):
-        state, theirs = torch.load(tmp_path / f'2-{rank}.pt')
+        state, theirs, statistics = torch.load(tmp_path / f'2-{rank}.pt')
+        assert statistics == 0.5
         assert torch.allclose(theirs, thresholds, atol=1e-10)
         for key, value in one.items():
             if value.is_floating_point():

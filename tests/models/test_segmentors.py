@@ -1,6 +1,7 @@
 """What holds for every method, and which views share a pass in each."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -114,7 +115,9 @@ def test_unsupervised_terms_rise_with_the_warm_up():
     for epoch in (0, 1, 4, 9):
         model.epoch.fill_(epoch)
         values.append(model.loss(tiny.streams())['unsup.loss_strong'].item())
-    assert values[0] == 0 and values[1] == pytest.approx(values[2] / 4) and values[2] == values[3] > 0
+    full = values[2]
+    expected = [full * math.exp(-5), full * math.exp(-5 * 0.75**2), full, full]
+    assert full > 0 and values == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_auxiliary_head_learns_from_labels():

@@ -30,7 +30,7 @@ class SemiSegmentor(BaseSegmentor):
         data_preprocessor (dict): Config of :class:`SemiDataPreprocessor`.
         heads (dict[str, dict], optional): Auxiliary heads of a branch by name.
         unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
-        unsup_warmup (float): Epochs over which that factor rises from 0. Defaults to 0.
+        unsup_warmup (float): Epochs over which that factor rises from (nearly) 0. Defaults to 0.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
 
@@ -142,10 +142,15 @@ class SemiSegmentor(BaseSegmentor):
         """Losses of the unlabeled views, and what the log should tell of them."""
 
     def unsup_factor(self) -> Tensor | float:
-        """Weight of the unsupervised terms at this point of training."""
+        """Weight of the unsupervised terms at this point of training.
+
+        It rises as ``exp(-5 (1 - t)^2)``, slowly while the first pseudo-labels are poor (Laine and Aila, 2017,
+        arXiv:1610.02242).
+        """
         if not self.unsup_warmup:
             return self.unsup_weight
-        return self.unsup_weight * (self.epoch / self.unsup_warmup).clamp(max=1)
+        remaining = (1 - self.epoch / self.unsup_warmup).clamp(min=0)
+        return self.unsup_weight * (-5 * remaining.square()).exp()
 
     def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
         """Losses of the segmentor's heads on labeled images, as their configs state.
