@@ -1,12 +1,15 @@
 _base_ = [
     '../_base_/models/deeplabv3plus_r18w32.py',
     '../_base_/datasets/shapes.py',
-    '../_base_/schedules/adamw_small.py',
+    '../_base_/schedules/adamw_shapes.py',
     '../_base_/methods/mllc.py',
 ]
 network = _base_.network
 network.decode_head.num_classes = 8
 model = dict(
+    # From a random start in few iterations: later and gentler than with pretrained weights.
+    unsup_weight=0.5,
+    unsup_warmup=5,
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
     heads=dict(

@@ -1,12 +1,12 @@
 # The embedded data set, drawn by `python tools/dataset_converters/make_shapes.py data/shapes`.
 dataset_type = 'ShapesDataset'
 data_root = 'data/shapes'
-crop_size = (96, 96)
+crop_size = (64, 64)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegAnnotations'),
-    # The images are hardly larger than the crop: a factor of 0.5, as in the papers, would make half of it padding.
+    # The images are small: a factor of 0.5, as in the papers, would leave no more than one crop of them.
     dict(type='RandomScale', ratio_range=(0.75, 1.5)),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
@@ -22,10 +22,10 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=16,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='StreamSampler', labeled=8, unlabeled=8),
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type='StreamSampler', labeled=4, unlabeled=4),
     batch_sampler=dict(type='StreamBatchSampler'),
     dataset=dict(
         type='SemiDataset',
@@ -39,8 +39,8 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=16,
-    num_workers=2,
-    persistent_workers=True,
+    num_workers=0,
+    persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
