@@ -14,6 +14,7 @@ import mmsemi.datasets
 import mmsemi.engine
 import mmsemi.models  # noqa: F401
 from mmsemi import registry
+from mmsemi.engine.launch import prepare_config
 from mmsemi.registry import HOOKS, LOOPS, MODELS
 from tests import data
 
@@ -52,7 +53,9 @@ def test_config_builds_its_model_and_its_data(path, roots):
     cfg.model.student.pretrained = None
     cfg.load_from = None
     redirect(cfg._cfg_dict, roots)
+    prepare_config(cfg, launcher='none')
     model = MODELS.build(cfg.model).train()
+    assert torch.cuda.is_available() or not any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules())
     for name, hook in cfg.default_hooks.items():
         assert name == 'visualization' or HOOKS.build(hook), 'mmseg builds its own once there is a visualizer'
     assert LOOPS.get(cfg.val_cfg.type) and LOOPS.get(cfg.test_cfg.type)

@@ -10,7 +10,9 @@ model = dict(
     prototype_momentum=0.99,
     unsup_warmup=1,
     heads=dict(
-        embedding=dict(type='ProjectionHead', in_channels=256, out_channels=256, source='decoder'),
+        embedding=dict(
+            type='ProjectionHead', in_channels=256, out_channels=256, source='decoder', norm_cfg=dict(type='SyncBN')
+        ),
         graph=dict(
             type='LabelGraph',
             num_classes=21,

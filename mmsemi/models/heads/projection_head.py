@@ -55,7 +55,7 @@ class ProjectionHead(BaseModule):
         self.downsample = downsample
         self.out_channels = out_channels
         hidden = hidden_channels or out_channels
-        layer = dict(norm_cfg=norm_cfg or dict(type='SyncBN'), act_cfg=act_cfg or dict(type='ReLU'))
+        layer = dict(norm_cfg=norm_cfg or dict(type='BN'), act_cfg=act_cfg or dict(type='ReLU'))
         widths = [in_channels] + [hidden] * num_convs
         blocks = [ConvModule(widths[i], widths[i + 1], 3, padding=1, **layer) for i in range(num_convs)]
         self.layers = nn.Sequential(*blocks, nn.Conv2d(widths[-1], out_channels, 1))
