@@ -10,5 +10,5 @@ network.decode_head.num_classes = 19
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(embedding=dict(in_channels=2048, source='backbone'), graph=dict(num_classes=19)),
+    heads=dict(embedding=dict(in_channels=2048, source='backbone', downsample=1), graph=dict(num_classes=19)),
 )

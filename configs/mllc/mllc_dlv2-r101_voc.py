@@ -9,6 +9,6 @@ network = _base_.network
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(embedding=dict(in_channels=2048, source='backbone')),
+    heads=dict(embedding=dict(in_channels=2048, source='backbone', downsample=1)),
 )
 train_cfg = dict(max_epochs=150)

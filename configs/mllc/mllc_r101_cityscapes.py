@@ -1,4 +1,4 @@
-# Crop 800, 100 epochs, U2PL's rate; graphs at stride 8, 10,000 nodes an image.
+# Crop 800, 100 epochs, U2PL's rate.
 _base_ = [
     '../_base_/models/deeplabv3plus_r101.py',
     '../_base_/datasets/cityscapes.py',
@@ -11,5 +11,5 @@ network.test_cfg = dict(mode='slide', crop_size=(800, 800), stride=(534, 534))
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(embedding=dict(downsample=2), graph=dict(num_classes=19)),
+    heads=dict(graph=dict(num_classes=19)),
 )
