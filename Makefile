@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SOURCES := mmsemi configs tools tests setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install test demo lint format clean
@@ -27,8 +28,8 @@ $(INSTALLED): setup.py pyproject.toml
 	@touch $@
 
 lint: install ## check style
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
 
 test: lint ## install, check style, run the test-suite (pytest -m slow runs the long ones)
 	$(BIN)/python -m pytest -m 'not slow' -q
@@ -37,8 +38,8 @@ demo: install ## install, train the baseline and METHOD (default mllc) on genera
 	$(BIN)/python tools/demo.py $(if $(METHOD),--method $(METHOD))
 
 format: install ## rewrite files in the project's style
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
 
 clean: ## remove .venv, caches and build output; data and work_dirs stay
 	rm -rf $(VENV) build dist *.egg-info mmsemi/.mim .pytest_cache .ruff_cache
