@@ -50,5 +50,6 @@ def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: in
     cfg.default_hooks.logger.interval = 1
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     cfg.work_dir = str(work_dir)
-    cfg.experiment_name = f'{method}-{work_dir.name}'
+    # Instances of mmengine are known by name in the whole process; each run of the tests wants its own.
+    cfg.experiment_name = cfg.visualizer.name = f'{method}-{work_dir}'.replace('/', '-')
     return cfg
