@@ -47,10 +47,9 @@ def test_same_seed_gives_the_same_bytes(make_shapes, shapes, tmp_path):
     assert contents(tmp_path) == contents(shapes)
 
 
-def test_processes_draw_what_one_process_draws(make_shapes, shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr(make_shapes, 'INLINE_BELOW', 0)
-    monkeypatch.setattr(make_shapes.os, 'cpu_count', lambda: 2)
-    make_shapes.make_shapes(tmp_path, seed=0, train=TRAIN, val=VAL, size=SIZE)
+def test_processes_draw_what_one_process_draws(shapes, tmp_path):
+    counts = ['--train', str(TRAIN), '--val', str(VAL), '--size', str(SIZE), '--workers', '2']
+    subprocess.run([sys.executable, str(CONVERTERS / 'make_shapes.py'), str(tmp_path), *counts], check=True)
     assert contents(tmp_path) == contents(shapes)
 
 

@@ -31,7 +31,6 @@ VERSION = 1  # raise it whenever the drawing changes, so that an older folder is
 SPLITS = ('train', 'val')
 IGNORE = 255
 SUPERSAMPLING = 1.5
-INLINE_BELOW = 32  # fewer images than this are drawn faster than a pool of processes starts
 VOID_COLOR = (224, 224, 192)
 
 
@@ -162,8 +161,11 @@ def remove_images(out: Path, stamp: dict) -> None:
             (out / 'SegmentationClass' / f'{name}.png').unlink(missing_ok=True)
 
 
-def make_shapes(out: Path, seed: int = 0, train: int = 600, val: int = 100, size: int = 128) -> bool:
-    """Write the data set below ``out``; returns False where the same data is there already."""
+def make_shapes(out: Path, seed: int = 0, train: int = 600, val: int = 100, size: int = 128, workers: int = 1) -> bool:
+    """Write the data set below ``out``; returns False where the same data is there already.
+
+    More than one worker are processes forked from this one: only for a process without threads of its own.
+    """
     counts = dict(zip(SPLITS, (train, val), strict=True))
     stamp = dict(version=VERSION, seed=seed, size=size, **counts)
     stamp_file = out / 'shapes.json'
@@ -178,8 +180,7 @@ def make_shapes(out: Path, seed: int = 0, train: int = 600, val: int = 100, size
     for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
         (out / folder).mkdir(parents=True, exist_ok=True)
     job = partial(write_one, out, seed, size)
-    workers = os.cpu_count() or 1
-    if len(items) < INLINE_BELOW or workers == 1:
+    if workers == 1:
         for item in items:
             job(item)
     else:
@@ -199,8 +200,9 @@ def main() -> None:
     parser.add_argument('--train', type=int, default=600, help='number of training images')
     parser.add_argument('--val', type=int, default=100, help='number of validation images')
     parser.add_argument('--size', type=int, default=128, help='side of the square images in pixels')
+    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
     args = parser.parse_args()
-    written = make_shapes(args.out, args.seed, args.train, args.val, args.size)
+    written = make_shapes(args.out, args.seed, args.train, args.val, args.size, workers=args.workers)
     verb, side = 'wrote' if written else 'kept the', args.size
     print(f'{verb} {args.train} training and {args.val} validation images of {side} x {side} pixels in {args.out}')
 
