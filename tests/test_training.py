@@ -15,8 +15,6 @@ from mmengine.runner import Runner
 
 from tests import tiny, tiny_run
 
-METHODS = ['Supervised', 'FixMatch', 'MeanTeacher', 'MLLC']
-
 
 class Kill(Hook):
     """Ends the run as abruptly as Python can."""
@@ -43,7 +41,7 @@ def saved(work_dir: Path, epoch: int) -> dict:
     return torch.load(work_dir / f'epoch_{epoch}.pth', weights_only=False)
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', tiny.METHODS)
 def test_a_killed_and_resumed_run_equals_a_straight_one_bit_for_bit(method, tmp_path):
     straight = tiny_run.config(method, tmp_path, tmp_path / 'straight', workers=0)
     train(straight)

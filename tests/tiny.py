@@ -30,6 +30,14 @@ HEADS = dict(
     embedding=dict(type='ProjectionHead', in_channels=16, out_channels=16, norm_cfg=dict(type='BN')),
     graph=dict(type='LabelGraph', num_classes=NUM_CLASSES, feature_channels=16, num_neighbors=5),
 )
+# What a method needs beyond a segmentor and the preprocessor, by the method's name.
+METHODS: dict[str, dict] = {
+    'Supervised': {},
+    'FixMatch': {},
+    'MeanTeacher': {},
+    'MLLC': dict(heads=HEADS),
+    'UniMatch': dict(data_preprocessor=dict(num_strong=2)),
+}
 
 
 def segmentor(norm: dict | None = None) -> dict:
@@ -69,18 +77,17 @@ def segmentor(norm: dict | None = None) -> dict:
 def build(method: str, norm: dict | None = None, preprocessor: dict | None = None, **kwargs):
     """Build a method over the tiny network."""
     torch.manual_seed(0)
-    if method == 'MLLC':
-        heads = copy.deepcopy(HEADS)
-        if norm:
-            heads['embedding']['norm_cfg'] = norm
-        kwargs = {'heads': heads, **kwargs}
-    data = {**PREPROCESSOR, **(preprocessor or {})}
-    cfg = dict(type=method, student=segmentor(norm), data_preprocessor=data, **kwargs)
+    needs = copy.deepcopy(METHODS[method])
+    data = {**PREPROCESSOR, **needs.pop('data_preprocessor', {}), **(preprocessor or {})}
+    for head in needs.get('heads', {}).values():
+        if norm and 'norm_cfg' in head:
+            head['norm_cfg'] = norm
+    cfg = dict(type=method, student=segmentor(norm), data_preprocessor=data, **{**needs, **kwargs})
     return MODELS.build(ConfigDict(copy.deepcopy(cfg)))
 
 
-def streams(labeled: int = 2, unlabeled: int = 2, seed: int = 0, mixed: bool = True) -> Streams:
-    """Random views, a padded corner, void labels."""
+def streams(labeled: int = 2, unlabeled: int = 2, seed: int = 0, mixed: bool = True, strong: int = 1) -> Streams:
+    """Random views, ``strong`` of them strong, a padded corner, void labels."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(count):
@@ -95,7 +102,14 @@ def streams(labeled: int = 2, unlabeled: int = 2, seed: int = 0, mixed: bool = T
         valid[0, -8:] = False
         mask[0, 4:20, 8:16] = True
     weak = normal(unlabeled)
-    return Streams(normal(labeled), labels, weak, (weak + 0.1 * normal(unlabeled),), valid, (Mix(mask),))
+    images, changed = normal(labeled), tuple(weak + 0.1 * normal(unlabeled) for _ in range(strong))
+    mixes = tuple(Mix(mask.roll(4 * i, 2)) for i in range(strong))
+    return Streams(images, labels, weak, changed, valid, mixes)
+
+
+def streams_for(model, *args, **kwargs) -> Streams:
+    """:func:`streams` with as many strong views as the model learns."""
+    return streams(*args, strong=max(1, model.data_preprocessor.num_strong), **kwargs)
 
 
 def batch(labeled: int = 2, unlabeled: int = 2, seed: int = 0, gt: bool = False) -> dict:

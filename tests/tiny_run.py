@@ -11,7 +11,13 @@ from tests.data import make_voc
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 CLASSES = ('background', 'aeroplane', 'bicycle', 'bird')
-METHOD_FILES = {'Supervised': 'supervised', 'FixMatch': 'fixmatch', 'MeanTeacher': 'mean_teacher', 'MLLC': 'mllc'}
+METHOD_FILES = {
+    'Supervised': 'supervised',
+    'FixMatch': 'fixmatch',
+    'MeanTeacher': 'mean_teacher',
+    'MLLC': 'mllc',
+    'UniMatch': 'unimatch',
+}
 
 
 def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: int = 0) -> Config:
@@ -41,8 +47,8 @@ def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: in
         cfg[key] = voc[key]
     cfg.model.student = ConfigDict(tiny.segmentor())
     cfg.model.data_preprocessor.size = (tiny.SIZE, tiny.SIZE)
-    if method == 'MLLC':
-        cfg.model.heads = ConfigDict(tiny.HEADS)
+    if 'heads' in tiny.METHODS[method]:
+        cfg.model.heads = ConfigDict(tiny.METHODS[method]['heads'])
     if 'threshold' in cfg.model:
         cfg.model.threshold = 0.2
     cfg.train_cfg.max_epochs = epochs

@@ -3,7 +3,7 @@ from .data_preprocessor import SemiDataPreprocessor
 from .heads import DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
-from .segmentors import MLLC, FixMatch, MeanTeacher, SemiSegmentor, Supervised
+from .segmentors import MLLC, FixMatch, MeanTeacher, SemiSegmentor, Supervised, UniMatch
 from .views import CutMix, StrongView
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     'SemiSegmentor',
     'StrongView',
     'Supervised',
+    'UniMatch',
 ]

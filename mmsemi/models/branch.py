@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -105,14 +106,8 @@ class Branch(BaseModule):
     def forward(self, images: Tensor) -> BranchOutput:
         """Score ``images`` (B, 3, H, W)."""
         features = tuple(self.segmentor.extract_feat(images))
-        logits = self.segmentor.decode_head(features)
-        decoder, self._decoder = self._decoder, None
-        size = tuple(images.shape[-2:])
-        out = BranchOutput(features, logits, size, self.segmentor.align_corners, decoder)
-        for name, head in self.heads.items():
-            if hasattr(head, 'source'):
-                out.heads[name] = head(out)
-        return out
+        logits, decoder = self._decode(features)
+        return self._with_heads(features, logits, decoder, images)
 
     def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
         """Score several views in one pass, so that they share batch statistics.
@@ -125,3 +120,61 @@ class Branch(BaseModule):
         """
         sizes = [view.shape[0] for view in views.values()]
         return dict(zip(views, self(torch.cat(list(views.values()))).split(sizes), strict=True))
+
+    def forward_perturbed(
+        self, perturb: Callable[[Tensor], Tensor], copies: int = 1, **views: Tensor
+    ) -> dict[str, BranchOutput]:
+        """:meth:`forward_together`, where the decoder also scores the last view with perturbed features.
+
+        The backbone runs once for each image; one pass of the decoder scores clean and perturbed features, so that they
+        share batch statistics, as in the released code of UniMatch. Auxiliary heads read the clean features alone.
+
+        Args:
+            perturb (Callable): Applied to every feature level that the decoder reads, (B_v, C_l, h_l, w_l).
+            copies (int): How often it is drawn. Defaults to 1.
+            **views (Tensor): Images by name, (B_v, 3, H, W).
+
+        Returns:
+            dict[str, BranchOutput]: The outputs under the same names, and 'perturbed_0', 'perturbed_1', ..., which have
+            logits and no features.
+        """
+        sizes = [view.shape[0] for view in views.values()]
+        images = torch.cat(list(views.values()))
+        clean, last = len(images), sizes[-1]
+        features = tuple(self.segmentor.extract_feat(images))
+        read = self._levels_read(len(features))
+        levels = tuple(
+            torch.cat([level, *(perturb(level[-last:]) for _ in range(copies))]) if i in read else level
+            for i, level in enumerate(features)
+        )
+        logits, decoder = self._decode(levels)
+        out = self._with_heads(features, logits[:clean], None if decoder is None else decoder[:clean], images)
+        outputs = dict(zip(views, out.split(sizes), strict=True))
+        for i, scores in enumerate(logits[clean:].split(last)):
+            outputs[f'perturbed_{i}'] = BranchOutput((), scores, out.size, out.align_corners)
+        return outputs
+
+    def _levels_read(self, count: int) -> set[int]:
+        """Which of ``count`` feature levels the decode head reads."""
+        head = self.segmentor.decode_head
+        if not hasattr(head, 'low_level_index') and not isinstance(head.in_index, int):
+            return {i % count for i in head.in_index}
+        if hasattr(head, 'low_level_index'):
+            return {head.in_index % count, head.low_level_index % count}
+        # A head with one input may still look at others (mmseg's DepthwiseSeparableASPPHead does).
+        return set(range(count))
+
+    def _decode(self, features: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        """Scores, and the feature that the classifier read where a head asks for it."""
+        logits = self.segmentor.decode_head(features)
+        decoder, self._decoder = self._decoder, None
+        return logits, decoder
+
+    def _with_heads(
+        self, features: tuple[Tensor, ...], logits: Tensor, decoder: Tensor | None, images: Tensor
+    ) -> BranchOutput:
+        out = BranchOutput(features, logits, tuple(images.shape[-2:]), self.segmentor.align_corners, decoder)
+        for name, head in self.heads.items():
+            if hasattr(head, 'source'):
+                out.heads[name] = head(out)
+        return out

@@ -1,16 +1,18 @@
-"""State that outlives a step: what the forward pass observed is folded in after the optimizer's step."""
+"""What a method remembers of the features it saw."""
 
 from __future__ import annotations
 
 import torch
 from mmengine.dist import all_reduce
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmsemi.structures import IGNORE_INDEX
 
+from .step_state import StepState
 
-class Prototypes(nn.Module):
+
+class Prototypes(StepState):
     """The slowly moving mean feature of each class.
 
     ``observe`` adds up features during the step, ``commit`` reduces the sums over ranks and moves the prototypes:

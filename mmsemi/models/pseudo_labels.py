@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmsemi.models.precision import probabilities
 from mmsemi.structures import PseudoLabel
 
 
@@ -18,7 +19,7 @@ def confident_labels(logits: Tensor, threshold: float | Tensor, valid: Tensor | 
     Returns:
         PseudoLabel: Weight 1 for confident pixels, 0 for the others.
     """
-    confidence, label = logits.detach().softmax(1).max(1)
+    confidence, label = probabilities(logits.detach()).max(1)
     if isinstance(threshold, Tensor) and threshold.ndim:
         threshold = threshold[label]
     kept = confidence >= threshold

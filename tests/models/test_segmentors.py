@@ -9,14 +9,12 @@ import torch
 from mmsemi.structures import PseudoLabel
 from tests import tiny
 
-METHODS = ['Supervised', 'FixMatch', 'MeanTeacher', 'MLLC']
-
 
 def passes(model) -> list[int]:
     """Record how many images each pass of a branch sees."""
     seen = []
     for name in model.branches:
-        branch = getattr(model, name)
+        branch = getattr(model, name).segmentor.backbone
         branch.register_forward_pre_hook(lambda module, args, name=name: seen.append((name, len(args[0]))))
     return seen
 
@@ -28,21 +26,22 @@ def passes(model) -> list[int]:
         ('FixMatch', [('student', 2 + 3), ('student', 3)]),
         ('MeanTeacher', [('student', 2 + 3), ('teacher', 3)]),
         ('MLLC', [('student', 2 + 3), ('teacher', 2 + 3)]),
+        ('UniMatch', [('student', 2 + 3), ('student', 3 + 3)]),
     ],
 )
 def test_which_views_share_a_pass(method, expected):
     model = tiny.build(method).train()
     seen = passes(model)
-    model.loss(tiny.streams(2, 3, mixed=False))
+    model.loss(tiny.streams_for(model, 2, 3, mixed=False))
     assert seen == expected
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', tiny.METHODS)
 def test_losses_are_finite_named_and_reach_every_trained_parameter(method):
     kwargs = {} if method == 'Supervised' else dict(threshold=0.2)
     model = tiny.build(method, **kwargs).train()
     for step in range(2):
-        losses = model.loss(tiny.streams(seed=step))
+        losses = model.loss(tiny.streams_for(model, seed=step))
         for module in model.modules():
             if hasattr(module, 'commit'):
                 module.commit()
@@ -56,16 +55,16 @@ def test_losses_are_finite_named_and_reach_every_trained_parameter(method):
         assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', tiny.METHODS)
 def test_ground_truth_of_unlabeled_images_changes_no_loss(method):
     losses = []
     for truth in (None, 0, 1):
-        streams = tiny.streams()
+        model = tiny.build(method, **({} if method == 'Supervised' else dict(threshold=0.2))).train()
+        streams = tiny.streams_for(model)
         if truth is not None:
             generator = torch.Generator().manual_seed(truth)
             noise = torch.randint(0, tiny.NUM_CLASSES, streams.valid.shape, generator=generator)
             streams = dataclasses.replace(streams, unlabeled_gt=noise)
-        model = tiny.build(method, **({} if method == 'Supervised' else dict(threshold=0.2))).train()
         losses.append({name: value for name, value in model.loss(streams).items() if 'loss' in name})
     assert all(torch.equal(losses[0][name], other[name]) for other in losses[1:] for name in losses[0])
 

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def _full_precision(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+from mmsemi.models.precision import full_precision, no_autocast
 
 
 def _counted(labels: Tensor, num_classes: int, valid: Tensor | None) -> Tensor:
@@ -59,8 +57,8 @@ def intra_image_contrast(features: Tensor, labels: Tensor, num_classes: int, val
     Returns:
         Tensor: Scalar, in [0, 1] where cosines are >= 0. Images without a node that counts add 0 to the mean.
     """
-    with torch.autocast(features.device.type, enabled=False):
-        features = _full_precision(features)
+    with no_autocast(features):
+        features = full_precision(features)
         counted = _counted(labels, num_classes, valid)
         member = (labels[..., None] == torch.arange(num_classes, device=labels.device)) & counted[..., None]
         member = member.to(features.dtype)
@@ -94,8 +92,8 @@ def prototype_contrast(
     Returns:
         Tensor: Scalar, >= 0; 0 if no node counts.
     """
-    with torch.autocast(features.device.type, enabled=False):
-        features, prototypes = _full_precision(features), _full_precision(prototypes)
+    with no_autocast(features):
+        features, prototypes = full_precision(features), full_precision(prototypes)
         num_classes = prototypes.size(0)
         labels = torch.where(_counted(labels, num_classes, valid), labels, num_classes)
         # One more class that is never seen takes the nodes that do not count.

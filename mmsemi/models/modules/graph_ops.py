@@ -15,19 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmsemi.models.precision import full_precision, no_autocast
+
 _TILE_ROWS = 64
 _NO_DEGREE = 1e-12
 """Degrees up to this count as 0: their inverse root would overflow in the gradient."""
-
-
-def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Float32 versions of half-precision tensors; float32 and float64 pass unchanged."""
-    return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
-
-
-def no_autocast(like: Tensor) -> torch.autocast:
-    """Context in which operations on ``like``'s device keep the precision of their inputs."""
-    return torch.autocast(like.device.type, enabled=False)
 
 
 # Sparse products over k neighbours. `embedding_bag` adds up weighted rows without writing them out: memory stays
@@ -150,7 +142,7 @@ def knn_affinity(
         Where a node has fewer than k neighbours the missing ones have weight 0 and an arbitrary index.
     """
     with no_autocast(features):
-        unit = F.normalize(*full_precision(features), dim=-1)
+        unit = F.normalize(full_precision(features), dim=-1)
         cosine, index = _NearestCosine.apply(unit, k, valid, block_size)
         return index, _positive_power(cosine, gamma)
 
@@ -164,7 +156,7 @@ def dense_affinity(features: Tensor, gamma: float = 1.0, valid: Tensor | None = 
         valid (Tensor, optional): False at padding, bool, (B, n).
     """
     with no_autocast(features):
-        unit = F.normalize(*full_precision(features), dim=-1)
+        unit = F.normalize(full_precision(features), dim=-1)
         kept = ~torch.eye(unit.size(1), dtype=torch.bool, device=unit.device)
         if valid is not None:
             kept = kept & valid[:, None] & valid[..., None]
@@ -189,7 +181,7 @@ def propagate_labels(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
         Tensor: (B, n, C); 0 for nodes without edges.
     """
     with no_autocast(x):
-        weight, x = full_precision(weight, x)
+        weight, x = full_precision(weight), full_precision(x)
         edges = _Edges(index)
         scale = _inverse_root(_SymmetricProduct.apply(edges, weight, torch.ones_like(x[..., :1])))
         return scale * _SymmetricProduct.apply(edges, weight, scale * x)
@@ -198,7 +190,7 @@ def propagate_labels(index: Tensor, weight: Tensor, x: Tensor) -> Tensor:
 def propagate_labels_dense(affinity: Tensor, x: Tensor) -> Tensor:
     """:func:`propagate_labels` for a dense ``affinity`` Ahat (B, n, n), as :func:`dense_affinity` returns it."""
     with no_autocast(x):
-        affinity, x = full_precision(affinity, x)
+        affinity, x = full_precision(affinity), full_precision(x)
         affinity = affinity + affinity.transpose(1, 2)
         scale = _inverse_root(affinity.sum(-1, keepdim=True))
         return scale * (affinity @ (scale * x))
@@ -240,7 +232,7 @@ def propagate_features(prob: Tensor, features: Tensor, valid: Tensor | None = No
         Tensor: (B, n, D); the input at padding.
     """
     with no_autocast(prob):
-        prob, features = full_precision(prob, features)
+        prob, features = full_precision(prob), full_precision(features)
         label = prob.argmax(-1)
         if valid is not None:
             # Without probability a node has no edge but the one to itself: it adds nothing, and stays what it is.

@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmsemi.models.precision import full_precision, no_autocast
 from mmsemi.registry import MODELS
 
 from .graph_ops import (
     dense_affinity,
-    full_precision,
     knn_affinity,
-    no_autocast,
     propagate_features,
     propagate_labels,
     propagate_labels_dense,
@@ -139,7 +138,7 @@ class LabelGraph(BaseModule):
             valid (Tensor, optional): False at padding, which takes no part and comes out as it went in, (B, h, w).
         """
         with no_autocast(prob):
-            node_prob, node_features = (self._to_nodes(x) for x in full_precision(prob, features))
+            node_prob, node_features = (self._to_nodes(full_precision(x)) for x in (prob, features))
             node_features = F.normalize(node_features, dim=-1)
             valid_nodes = None if valid is None else self._to_nodes(valid[:, None]).squeeze(-1)
             confidence, label = node_prob.max(-1, keepdim=True)

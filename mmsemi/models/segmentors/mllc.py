@@ -15,7 +15,7 @@ from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.pixel import masked_mean
 from mmsemi.models.memory import Prototypes
-from mmsemi.models.modules.graph_ops import full_precision
+from mmsemi.models.precision import full_precision, probabilities
 from mmsemi.models.pseudo_labels import label_accuracy
 from mmsemi.models.thresholds import class_thresholds
 from mmsemi.registry import MODELS
@@ -131,7 +131,7 @@ class MLLC(SemiSegmentor):
         out = branch(torch.cat([streams.labeled, unlabeled]))
         features = out.heads['embedding']
         size = features.shape[2:]
-        prob = _softmax(resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners))
+        prob = probabilities(resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners))
         nodes = _nearest(torch.cat([streams.labels != IGNORE_INDEX, valid]), size)
         threshold = self.confidence_threshold(prob[sizes[0] :], nodes[sizes[0] :])
         out.heads['graph'] = branch.heads['graph'](prob, features, threshold, nodes)
@@ -184,7 +184,7 @@ class MLLC(SemiSegmentor):
         self.observe(weak, label)
         self.observe(labeled, streams.labels)
 
-        confidence, best = _softmax(weak.logits).max(1)
+        confidence, best = probabilities(weak.logits).max(1)
         confident = (confidence >= threshold[best]) & streams.valid
         pseudo = PseudoLabel(label, confident.float())
         report = {**self.describe(pseudo, streams), 'threshold': threshold.mean()}
@@ -225,7 +225,7 @@ class MLLC(SemiSegmentor):
         """
         nodes = out.heads['nodes']
         labels = _nearest(label, nodes.shape[1:])
-        loss = _nll(F.log_softmax(*full_precision(out.logits), dim=1), label, valid, self.dynamic_weight)
+        loss = _nll(full_precision(out.logits).log_softmax(1), label, valid, self.dynamic_weight)
         for prob in out.heads['graph'].probs[1:]:
             loss = loss + _nll(prob.clamp(min=_SMALLEST).log(), labels, nodes, self.dynamic_weight)
         return loss
@@ -237,11 +237,6 @@ def _nll(log_prob: Tensor, label: Tensor, valid: Tensor, dynamic_weight: bool = 
     if dynamic_weight:
         nll = nll * (-nll.detach()).exp()
     return masked_mean(nll, valid)
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    (logits,) = full_precision(logits)
-    return logits.softmax(1)
 
 
 def _nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -29,6 +29,7 @@ class SemiSegmentor(BaseSegmentor):
         student (dict): Config of an mmseg ``EncoderDecoder``.
         data_preprocessor (dict): Config of :class:`SemiDataPreprocessor`.
         heads (dict[str, dict], optional): Auxiliary heads of a branch by name.
+        sup_weight (float): Factor of all supervised terms. Defaults to 1.
         unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
         unsup_warmup (float): Epochs over which that factor rises from (nearly) 0. Defaults to 0.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
@@ -45,16 +46,17 @@ class SemiSegmentor(BaseSegmentor):
         student: dict,
         data_preprocessor: dict,
         heads: dict[str, dict] | None = None,
+        sup_weight: float = 1.0,
         unsup_weight: float = 1.0,
         unsup_warmup: float = 0.0,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        if unsup_weight < 0 or unsup_warmup < 0:
-            raise ValueError(
-                f'model.unsup_weight and model.unsup_warmup must be 0 or more, not {unsup_weight} and {unsup_warmup}.'
-            )
+        for name, value in dict(sup_weight=sup_weight, unsup_weight=unsup_weight, unsup_warmup=unsup_warmup).items():
+            if value < 0:
+                raise ValueError(f'model.{name} must be 0 or more, not {value}.')
+        self.sup_weight = sup_weight
         self.unsup_weight = unsup_weight
         self.unsup_warmup = unsup_warmup
         self.student = Branch(student, heads)
@@ -126,12 +128,12 @@ class SemiSegmentor(BaseSegmentor):
     def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
         """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
         views = self.student_views(inputs)
-        losses = add_prefix(self.supervised_loss(views['labeled'], inputs.labels), 'sup')
+        supervised = self.supervised_loss(views['labeled'], inputs.labels)
         unsupervised = self.unsupervised_loss(inputs, views)
-        factor = self.unsup_factor()
-        weighted = {name: value * factor if 'loss' in name else value for name, value in unsupervised.items()}
-        losses.update(add_prefix(weighted, 'unsup'))
-        return losses
+        return {
+            **add_prefix(_weighted(supervised, self.sup_weight), 'sup'),
+            **add_prefix(_weighted(unsupervised, self.unsup_factor()), 'unsup'),
+        }
 
     @abstractmethod
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
@@ -197,6 +199,11 @@ class SemiSegmentor(BaseSegmentor):
 
     def _forward(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
         return getattr(self, self.predict_on)(inputs).logits
+
+
+def _weighted(terms: dict[str, Tensor], factor: float | Tensor) -> dict[str, Tensor]:
+    """Multiply what is minimised, and leave what is only told."""
+    return {name: value * factor if 'loss' in name else value for name, value in terms.items()}
 
 
 def _head_losses(head: BaseModule, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

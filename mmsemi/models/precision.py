@@ -1,0 +1,21 @@
+"""Arithmetic that half precision would spoil."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """The float32 version of a half-precision tensor; float32 and float64 pass unchanged."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def no_autocast(like: Tensor) -> torch.autocast:
+    """Context in which operations on ``like``'s device keep the precision of their inputs."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax over the classes, (B, C, ...), in full precision."""
+    return full_precision(logits).softmax(1)

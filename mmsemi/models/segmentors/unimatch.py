@@ -1,0 +1,75 @@
+"""UniMatch: one weak view teaches two strong views and a view whose features are perturbed.
+
+Revisiting Weak-to-Strong Consistency in Semi-Supervised Semantic Segmentation, https://arxiv.org/abs/2208.09910
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmsemi.models.branch import BranchOutput
+from mmsemi.models.losses.pixel import pixel_cross_entropy
+from mmsemi.models.pseudo_labels import confident_labels
+from mmsemi.registry import MODELS
+from mmsemi.structures import Streams
+
+from .fixmatch import FixMatch
+
+
+@MODELS.register_module()
+class UniMatch(FixMatch):
+    """FixMatch with several strong views and a stream of perturbed features, without a teacher.
+
+    The labeled and the weak view share a pass of the student, the perturbed features their pass of the decoder, the
+    strong views a pass of their own. The loss is ``(L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2``.
+
+    Source: Yang et al., 2023 (arXiv:2208.09910), section 3.3 and 3.4.
+
+    Args:
+        strong_weight (float): Weight of each strong view (lambda / 2 of two). Defaults to 0.25.
+        feature_weight (float): Weight of the perturbed features (mu); 0 leaves them out. Defaults to 0.5.
+        feature_dropout (float): Share of the channels that the perturbation drops, in [0, 1). Defaults to 0.5.
+        sup_weight, unsup_weight (float): Factors of all supervised and unsupervised terms. Default to 0.5.
+        **kwargs: Those of :class:`FixMatch`.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        strong_weight: float = 0.25,
+        feature_weight: float = 0.5,
+        feature_dropout: float = 0.5,
+        sup_weight: float = 0.5,
+        unsup_weight: float = 0.5,
+        **kwargs,
+    ) -> None:
+        super().__init__(sup_weight=sup_weight, unsup_weight=unsup_weight, **kwargs)
+        if min(strong_weight, feature_weight) < 0 or not 0 <= feature_dropout < 1:
+            raise ValueError(
+                'UniMatch: strong_weight and feature_weight must be 0 or more and feature_dropout lie in [0, 1), not '
+                f'{strong_weight}, {feature_weight} and {feature_dropout}.'
+            )
+        self.strong_weight = strong_weight
+        self.feature_weight = feature_weight
+        self.perturb = nn.Dropout2d(feature_dropout)
+
+    def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """Labeled, weak and perturbed weak views in one pass, the mixed strong views in another."""
+        copies = 1 if self.feature_weight else 0
+        first = self.student.forward_perturbed(self.perturb, copies, labeled=streams.labeled, weak=streams.weak)
+        return {**first, **self.student.forward_together(**self.strong_views(streams))}
+
+    def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
+        """Cross-entropy of the strong views and of the perturbed features to the labels of the weak view."""
+        pseudo = confident_labels(self.guide(streams, views), self.threshold, streams.valid)
+        losses = {
+            f'loss_strong_{i}': self.strong_weight
+            * pixel_cross_entropy(views[f'strong_{i}'].logits, mix.labels(pseudo), mix.maps(streams.valid))
+            for i, mix in enumerate(streams.mix)
+        }
+        if self.feature_weight:
+            perturbed = views['perturbed_0'].logits
+            losses['loss_feature'] = self.feature_weight * pixel_cross_entropy(perturbed, pseudo, streams.valid)
+        return {**losses, **self.describe(pseudo, streams)}
