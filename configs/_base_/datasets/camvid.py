@@ -1,5 +1,7 @@
 # CamVid in the SegNet layout, at 160 x 120, split by video sequence: a pool of 367 images and 101 for evaluation.
 # The official val/ holds frames of a sequence that train/ holds as well, seconds apart, and so rewards memory.
+_base_ = './loaders.py'
+
 dataset_type = 'CamVidDataset'
 data_root = 'data/camvid'
 crop_size = (96, 96)
@@ -23,12 +25,8 @@ test_pipeline = [
 
 train_dataloader = dict(
     batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='StreamSampler', labeled=4, unlabeled=4),
-    batch_sampler=dict(type='StreamBatchSampler'),
+    sampler=dict(labeled=4, unlabeled=4),
     dataset=dict(
-        type='SemiDataset',
         dataset=dict(
             type=dataset_type,
             data_root=data_root,
@@ -36,16 +34,10 @@ train_dataloader = dict(
             sequences=('0001TP', '0016E5'),
         ),
         labeled=23,
-        unlabeled='rest',
-        seed=0,
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -55,6 +47,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

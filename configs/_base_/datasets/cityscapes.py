@@ -1,6 +1,8 @@
 # Cityscapes: labeled images are drawn from the 2,975 training images.
 # Published partitions: '1/30' (100), '1/16' (186), '1/8' (372), '1/4' (744), '1/2' (1488).
 # Masks are the *_gtFine_labelTrainIds.png that mmseg's tools/dataset_converters/cityscapes.py writes.
+_base_ = './loaders.py'
+
 dataset_type = 'CityscapesDataset'
 data_root = 'data/cityscapes'
 crop_size = (800, 800)
@@ -21,29 +23,17 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='StreamSampler', labeled=8, unlabeled=8),
-    batch_sampler=dict(type='StreamBatchSampler'),
     dataset=dict(
-        type='SemiDataset',
         dataset=dict(
             type=dataset_type,
             data_root=data_root,
             data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
         ),
         labeled='1/8',
-        unlabeled='rest',
-        seed=0,
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -52,6 +42,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

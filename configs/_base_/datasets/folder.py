@@ -4,6 +4,8 @@
 #   data/my_dataset/masks/      x.png   their masks, one byte a pixel: the class id; 255 is ignored
 #   data/my_dataset/unlabeled/  any images, in subfolders as you like
 #   data/my_dataset/val/images/ and val/masks/  for evaluation
+_base_ = './loaders.py'
+
 data_root = 'data/my_dataset'  # change
 metainfo = dict(classes=('background', 'object'), palette=[[0, 0, 0], [255, 0, 0]])  # change, in the order of the ids
 img_suffix = '.jpg'  # change, if your labeled images are not JPEG
@@ -24,13 +26,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='StreamSampler', labeled=8, unlabeled=8),
-    batch_sampler=dict(type='StreamBatchSampler'),
     dataset=dict(
-        type='SemiDataset',
         dataset=dict(
             type='BaseSegDataset',
             data_root=data_root,
@@ -43,15 +39,10 @@ train_dataloader = dict(
         labeled='1/1',
         # A folder, or a list file with one image a line; relative to data_root.
         unlabeled='unlabeled',
-        seed=0,
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='BaseSegDataset',
         data_root=data_root,
@@ -62,6 +53,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

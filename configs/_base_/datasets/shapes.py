@@ -1,4 +1,6 @@
 # The embedded data set, drawn by `python tools/dataset_converters/make_shapes.py data/shapes`.
+_base_ = './loaders.py'
+
 dataset_type = 'ShapesDataset'
 data_root = 'data/shapes'
 crop_size = (64, 64)
@@ -25,15 +27,11 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     persistent_workers=False,
-    sampler=dict(type='StreamSampler', labeled=4, unlabeled=4),
-    batch_sampler=dict(type='StreamBatchSampler'),
+    sampler=dict(labeled=4, unlabeled=4),
     dataset=dict(
-        type='SemiDataset',
         dataset=dict(type=dataset_type, data_root=data_root, ann_file='ImageSets/Segmentation/train.txt'),
         labeled=24,
         require_all_classes=True,
-        unlabeled='rest',
-        seed=0,
         pipeline=train_pipeline,
     ),
 )
@@ -41,7 +39,6 @@ val_dataloader = dict(
     batch_size=16,
     num_workers=0,
     persistent_workers=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -50,6 +47,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

@@ -1,5 +1,7 @@
 # PASCAL VOC 2012 with SBD, "blender": labeled images are drawn from all 10,582 training images.
 # Published partitions: '1/16' (662), '1/8' (1323), '1/4' (2646), '1/2' (5291); 212 and 529 as counts.
+_base_ = './loaders.py'
+
 dataset_type = 'PascalVOCAugDataset'
 data_root = 'data/VOCdevkit/VOC2012'
 crop_size = (512, 512)
@@ -20,26 +22,14 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=16,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='StreamSampler', labeled=8, unlabeled=8),
-    batch_sampler=dict(type='StreamBatchSampler'),
     dataset=dict(
-        type='SemiDataset',
         dataset=dict(type=dataset_type, data_root=data_root),
         labeled='1/8',
-        unlabeled='rest',
         candidates=None,
-        seed=0,
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='PascalVOCDataset',
         data_root=data_root,
@@ -49,6 +39,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
