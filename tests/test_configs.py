@@ -30,7 +30,7 @@ def roots(tmp_path_factory) -> dict[str, str]:
     data.make_cityscapes(root / 'cityscapes', n_train=20, n_val=1, size=(64, 32))
     names = {'train': [f'0001TP_{i:06}' for i in range(40)], 'val': ['0016E5_000001', '0006R0_f00001']}
     data.make_camvid(root / 'camvid', names)
-    shapes = data.make_voc(root / 'shapes', n_train=40, n_aug=0, n_val=1, size=(48, 48), num_classes=8, trainaug=False)
+    shapes = data.make_voc(root / 'shapes', n_train=60, n_aug=0, n_val=1, size=(48, 48), num_classes=8, trainaug=False)
     for mask in (shapes / 'SegmentationClassAug').glob('*.png'):
         mask.rename(shapes / 'SegmentationClass' / mask.name)
     return {name: str(root / name) for name in ('voc', 'cityscapes', 'camvid', 'shapes')}

@@ -57,6 +57,8 @@ def test_a_killed_and_resumed_run_equals_a_straight_one_bit_for_bit(method, tmp_
     assert all(torch.equal(state[i][k], other[i][k]) for i in state for k in state[i] if torch.is_tensor(state[i][k]))
     if method == 'MLLC':
         assert all(a['state_dict'][f'prototypes.{k}.value'].abs().sum() > 0 for k in (0, 1))
+    if method == 'ESL':
+        assert a['state_dict']['part_prototypes.seen'].any() and a['state_dict']['queues.pushed'].sum() > 0
 
 
 def test_both_branches_are_evaluated_and_the_log_names_what_it_should(tmp_path):
@@ -107,7 +109,22 @@ def test_a_loss_that_is_not_finite_stops_after_the_last_good_checkpoint(tmp_path
 # Two ranks and one
 
 
-def step_through(rank: int, world: int, folder: str) -> None:
+# What a method's step needs, the hooks that move its state, and the state that this must leave behind.
+STATES = {
+    'MLLC': (dict(threshold=0.3), ['EMATeacherHook', 'PrototypeHook'], 'prototypes.0.value'),
+    # No random features: ranks draw their own.
+    'DSSN': (dict(threshold=0.3, class_ratio=0.8, feature_dropout=0.0), ['EMATeacherHook'], 'teacher'),
+    'CorrMatch': (
+        dict(threshold=0.3, threshold_momentum=0.5, feature_dropout=0.0, sampling='uniform'),
+        ['DynamicThresholdHook'],
+        'moving_threshold.value',
+    ),
+    # Random anchors, without a say in what is learned.
+    'ESL': (dict(threshold=0.3, contrast_weight=1e-30), ['EMATeacherHook', 'PrototypeHook'], 'queues.value'),
+}
+
+
+def step_through(rank: int, world: int, folder: str, method: str) -> None:
     """Three steps on this rank's half of the batches; what is left goes to a file."""
     torch.set_num_threads(1)
     init_default_scope('mmsemi')
@@ -115,27 +132,30 @@ def step_through(rank: int, world: int, folder: str) -> None:
 
     from mmengine.model.wrappers import MMDistributedDataParallel
 
-    from mmsemi.engine import EMATeacherHook, PrototypeHook, SyncStatisticsHook
+    from mmsemi import engine
 
     if world > 1:
         store = f'file://{folder}/store'
         torch.distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=world)
-    model = tiny.build('MLLC', norm=dict(type='GN', num_groups=2), threshold=0.3).double().train()
+    arguments, names, _ = STATES[method]
+    model = tiny.build(method, norm=dict(type='GN', num_groups=2), **arguments).double().train()
     wrapped = MMDistributedDataParallel(model, device_ids=None) if world > 1 else model
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    hooks = [EMATeacherHook(momentum=0.5), PrototypeHook()]
+    hooks = [getattr(engine, name)() for name in names]
     for hook in hooks:
-        hook.before_train(SimpleNamespace(model=wrapped))
+        hook.before_train(SimpleNamespace(model=wrapped, train_dataloader=tiny.labeled_loader()))
     thresholds = []
     for iteration in range(3):
-        streams = tiny.streams(4, 4, seed=iteration, mixed=False)
+        streams = tiny.streams_for(model, 4, 4, seed=iteration, mixed=False)
         part = slice(rank * 4 // world, (rank + 1) * 4 // world)
         streams.labels[streams.labels == 255] = 0
         streams.labeled, streams.labels = streams.labeled[part].double(), streams.labels[part]
         streams.weak, streams.valid = streams.weak[part].double(), streams.valid[part]
-        streams.strong, streams.mix[0].mask = (streams.strong[0][part].double(),), streams.mix[0].mask[part]
+        streams.strong = tuple(view[part].double() for view in streams.strong)
+        for mix in streams.mix:
+            mix.mask = mix.mask[part]
         losses = wrapped(streams, mode='loss')
-        thresholds.append(losses['unsup.threshold'])
+        thresholds.append(losses.get('unsup.threshold', torch.zeros(())))
         total, _ = model.parse_losses(losses)
         optimizer.zero_grad()
         total.backward()
@@ -146,15 +166,19 @@ def step_through(rank: int, world: int, folder: str) -> None:
     state = copy.deepcopy(model.state_dict())
     # What ranks gathered apart is averaged at the end of an epoch.
     model.epoch.fill_(rank)
-    SyncStatisticsHook().after_train_epoch(SimpleNamespace(model=wrapped))
+    engine.SyncStatisticsHook().after_train_epoch(SimpleNamespace(model=wrapped))
     torch.save((state, torch.stack(thresholds), float(model.epoch)), f'{folder}/{world}-{rank}.pt')
 
 
-def test_two_ranks_hold_the_teacher_prototypes_and_thresholds_of_one_process_with_both_batches(tmp_path):
-    mp.spawn(step_through, (2, str(tmp_path)), nprocs=2)
-    step_through(0, 1, str(tmp_path))
+@pytest.mark.parametrize('method', STATES)
+def test_two_ranks_hold_the_state_and_thresholds_of_one_process_with_both_batches(method, tmp_path):
+    mp.spawn(step_through, (2, str(tmp_path), method), nprocs=2)
+    step_through(0, 1, str(tmp_path), method)
     one, thresholds, _ = torch.load(tmp_path / '1-0.pt')
-    assert len(thresholds.unique()) > 1 and any('prototypes' in key for key in one)
+    start = tiny.build(method, norm=dict(type='GN', num_groups=2)).double().state_dict()
+    moved = [key for key, value in one.items() if not torch.equal(value, start[key])]
+    assert any(key.startswith(STATES[method][2]) for key in moved), 'the steps must move the state'
+    assert method not in ('MLLC', 'CorrMatch') or len(thresholds.unique()) > 1
     for rank in (0, 1):
         state, theirs, statistics = torch.load(tmp_path / f'2-{rank}.pt')
         assert statistics == 0.5

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.dataset import pseudo_collate
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from torch.utils.data import Dataset
 
 import mmsemi.engine
 import mmsemi.models  # noqa: F401
@@ -37,6 +40,23 @@ METHODS: dict[str, dict] = {
     'MeanTeacher': {},
     'MLLC': dict(heads=HEADS),
     'UniMatch': dict(data_preprocessor=dict(num_strong=2)),
+    'DSSN': dict(data_preprocessor=dict(num_strong=2)),
+    'CorrMatch': dict(
+        heads=dict(
+            correlation=dict(
+                type='CorrelationHead', in_channels=64, hidden_channels=8, dropout=0, norm_cfg=dict(type='BN')
+            )
+        ),
+        num_shapes=3,
+    ),
+    'ESL': dict(
+        heads=dict(projector=dict(type='ProjectionHead', in_channels=16, out_channels=16, norm_cfg=dict(type='BN'))),
+        parts=2,
+        queue_length=6,
+        negatives=7,
+        max_anchors=8,
+        data_preprocessor=dict(strong=None),
+    ),
 }
 
 
@@ -82,7 +102,7 @@ def build(method: str, norm: dict | None = None, preprocessor: dict | None = Non
     for head in needs.get('heads', {}).values():
         if norm and 'norm_cfg' in head:
             head['norm_cfg'] = norm
-    cfg = dict(type=method, student=segmentor(norm), data_preprocessor=data, **{**needs, **kwargs})
+    cfg = {**dict(type=method, student=segmentor(norm), data_preprocessor=data), **needs, **kwargs}
     return MODELS.build(ConfigDict(copy.deepcopy(cfg)))
 
 
@@ -125,3 +145,32 @@ def batch(labeled: int = 2, unlabeled: int = 2, seed: int = 0, gt: bool = False)
             sample.gt_sem_seg = PixelData(data=label)
         samples.append(sample)
     return dict(inputs=images, data_samples=samples)
+
+
+class LabeledImages(Dataset):
+    """Three labeled images, each a function of the seed that comes with its index; they show ``classes`` classes."""
+
+    num_labeled = 3
+    metainfo = dict(classes=tuple('abcd'))
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return self.num_labeled
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        made = batch(1, 0, seed=key[1])
+        made['data_samples'][0].gt_sem_seg.data %= self.classes
+        return {name: values[0] for name, values in made.items()}
+
+
+def labeled_loader(classes: int = NUM_CLASSES) -> SimpleNamespace:
+    """As much of a training data loader as ``PrototypeHook`` looks at."""
+    return SimpleNamespace(
+        dataset=LabeledImages(classes),
+        batch_sampler=SimpleNamespace(sampler=SimpleNamespace(labeled=2)),
+        num_workers=0,
+        collate_fn=pseudo_collate,
+        worker_init_fn=None,
+    )

@@ -17,6 +17,9 @@ METHOD_FILES = {
     'MeanTeacher': 'mean_teacher',
     'MLLC': 'mllc',
     'UniMatch': 'unimatch',
+    'DSSN': 'dssn',
+    'ESL': 'esl',
+    'CorrMatch': 'corrmatch',
 }
 
 
@@ -49,6 +52,8 @@ def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: in
     cfg.model.data_preprocessor.size = (tiny.SIZE, tiny.SIZE)
     if 'heads' in tiny.METHODS[method]:
         cfg.model.heads = ConfigDict(tiny.METHODS[method]['heads'])
+    if 'num_shapes' in cfg.model:
+        cfg.model.num_shapes = tiny.METHODS[method]['num_shapes']
     if 'threshold' in cfg.model:
         cfg.model.threshold = 0.2
     cfg.train_cfg.max_epochs = epochs

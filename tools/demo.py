@@ -28,7 +28,15 @@ from mmsemi.engine.launch import UsageError, find_config, quiet, run
 from mmsemi.engine.runs import Run, available_cores, find_tool, last_line, start_tool, train_all
 from mmsemi.registry import DATASETS
 
-METHODS = {'mllc': 'MLLC', 'fixmatch': 'FixMatch', 'mean_teacher': 'MeanTeacher'}
+METHODS = {
+    'mllc': 'MLLC',
+    'fixmatch': 'FixMatch',
+    'mean_teacher': 'MeanTeacher',
+    'unimatch': 'UniMatch',
+    'dssn': 'DSSN',
+    'esl': 'ESL',
+    'corrmatch': 'CorrMatch',
+}
 BASELINE = 'supervised'
 
 

@@ -1,4 +1,5 @@
 from .checkpoint_fit_hook import CheckpointFitHook
+from .dynamic_threshold_hook import DynamicThresholdHook
 from .ema_teacher_hook import EMATeacherHook
 from .finite_loss_hook import FiniteLossHook
 from .loops import TeacherStudentValLoop
@@ -10,6 +11,7 @@ from .unreadable_image_hook import UnreadableImageHook
 
 __all__ = [
     'CheckpointFitHook',
+    'DynamicThresholdHook',
     'EMATeacherHook',
     'FiniteLossHook',
     'PrototypeHook',

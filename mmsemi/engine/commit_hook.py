@@ -18,7 +18,7 @@ class CommitHook(Hook):
     """
 
     priority = 'HIGH'
-    kind: type[StepState]
+    kind: type[StepState] | tuple[type[StepState], ...]
     """What is committed."""
     name: str
     """What a user calls it."""

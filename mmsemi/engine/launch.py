@@ -29,6 +29,7 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 ERROR_FILE = 'MMSEMI_ERROR_FILE'
 """Environment variable: the file in which ``tools/dist_run.py`` wants the sentence that ended a rank."""
 
+_HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 _INPUT_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, KeyError)
 
 
@@ -96,6 +97,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.cfg_options:
         _check_options(cfg, args.cfg_options)
         cfg.merge_from_dict(args.cfg_options)
+    _remove_hooks(cfg)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
@@ -112,6 +114,13 @@ def _check_options(cfg: Config, options: dict[str, Any]) -> None:
         close = difflib.get_close_matches(key, readable, n=1, cutoff=0.8)
         if key not in readable and close:
             raise UsageError(f'--cfg-options {option}: the config has no key {key}; did you mean {close[0]}?')
+
+
+def _remove_hooks(cfg: Config) -> None:
+    """Take out of ``default_hooks`` what is set to None; mmengine does so with its own hooks alone."""
+    hooks = cfg.get('default_hooks', {})
+    for name in [name for name, hook in hooks.items() if hook is None and name not in _HOOKS_OF_MMENGINE]:
+        del hooks[name]
 
 
 # Machines

@@ -1,15 +1,19 @@
 from .branch import Branch, BranchOutput
 from .data_preprocessor import SemiDataPreprocessor
-from .heads import DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
+from .heads import CorrelationHead, DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
-from .segmentors import MLLC, FixMatch, MeanTeacher, SemiSegmentor, Supervised, UniMatch
+from .segmentors import DSSN, ESL, MLLC, CorrMatch, FixMatch, MeanTeacher, SemiSegmentor, Supervised, UniMatch
 from .views import CutMix, StrongView
 
 __all__ = [
+    'DSSN',
+    'ESL',
     'MLLC',
     'Branch',
     'BranchOutput',
+    'CorrMatch',
+    'CorrelationHead',
     'CutMix',
     'DeepLabV2Head',
     'DeepLabV3PlusHead',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ class BranchOutput:
         coarse_logits (Tensor): Class scores at the decode head's resolution, (B, C, h, w).
         size (tuple[int, int]): Height and width of the input.
         align_corners (bool): How the decode head resizes.
-        decoder (Tensor, optional): The feature that the last classifier reads, (B, D, h, w); kept when a head asks for
-            it.
+        taps (dict[str, Tensor]): Features inside the decode head, (B, D, h, w), by position; kept when a head asks for
+            them.
         heads (dict): What auxiliary heads computed, by name: tensors (B, ...), or objects with their own ``split``.
     """
 
@@ -34,7 +34,7 @@ class BranchOutput:
     coarse_logits: Tensor
     size: tuple[int, int]
     align_corners: bool = False
-    decoder: Tensor | None = None
+    taps: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -42,18 +42,26 @@ class BranchOutput:
         """Class scores at the resolution of the input, (B, C, H, W)."""
         return resize(self.coarse_logits, size=self.size, mode='bilinear', align_corners=self.align_corners)
 
+    @property
+    def decoder(self) -> Tensor | None:
+        """The feature that the last classifier reads, (B, D, h, w)."""
+        return self.taps.get('decoder')
+
+    def feature(self, source: str, in_index: int = -1) -> Tensor:
+        """What a head with this ``source`` reads: a level of the backbone, class scores, or what the decoder tapped."""
+        if source == 'backbone':
+            return self.features[in_index]
+        return self.coarse_logits if source == 'classifier' else self.taps[source]
+
     def split(self, sizes: list[int]) -> list[BranchOutput]:
         """Take apart the images of a joint pass, ``sizes`` images each."""
         features = zip(*(level.split(sizes) for level in self.features), strict=True)
         logits = self.coarse_logits.split(sizes)
-        decoder = [None] * len(sizes) if self.decoder is None else self.decoder.split(sizes)
-        parts = [
-            BranchOutput(f, x, self.size, self.align_corners, d)
-            for f, x, d in zip(features, logits, decoder, strict=True)
-        ]
-        for name, value in self.heads.items():
-            for part, piece in zip(parts, value.split(sizes), strict=True):
-                part.heads[name] = piece
+        parts = [BranchOutput(f, x, self.size, self.align_corners) for f, x in zip(features, logits, strict=True)]
+        for named in ('taps', 'heads'):
+            for name, value in getattr(self, named).items():
+                for part, piece in zip(parts, value.split(sizes), strict=True):
+                    getattr(part, named)[name] = piece
         return parts
 
 
@@ -66,11 +74,12 @@ class Branch(BaseModule):
     Args:
         segmentor (dict): Config of the segmentor.
         heads (dict[str, dict], optional): Configs of the auxiliary heads by name. Those with a ``source`` read one
-            feature and run in every pass, ``source = 'decoder'`` on the feature in front of the decode head's
-            classifier; the others are called by their method.
+            feature and run in every pass: ``'backbone'``, ``'classifier'`` (class scores), ``'decoder'``, the feature
+            in front of the decode head's classifier, or a name in the decode head's ``positions``. The others are
+            called by their method.
 
     Raises:
-        ValueError: If a head reads the decoder's feature, and the decode head has none in front of one classifier.
+        ValueError: If a head reads a feature that the decode head does not have.
     """
 
     def __init__(self, segmentor: dict, heads: dict[str, dict] | None = None) -> None:
@@ -78,25 +87,37 @@ class Branch(BaseModule):
         # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
         self.segmentor = MODELS.build(copy.deepcopy(segmentor))
         self.heads = nn.ModuleDict({name: MODELS.build(head) for name, head in (heads or {}).items()})
-        self._decoder: Tensor | None = None
-        readers = [name for name, head in self.heads.items() if getattr(head, 'source', None) == 'decoder']
-        if readers:
-            self._tap_decoder(readers[0])
+        self._taps: dict[str, Tensor] = {}
+        readers = {head.source: name for name, head in self.heads.items() if hasattr(head, 'source')}
+        for source, reader in readers.items():
+            if source not in ('backbone', 'classifier'):
+                self._tap(source, reader)
 
-    def _tap_decoder(self, reader: str) -> None:
+    def _tap(self, source: str, reader: str) -> None:
+        """Keep a feature inside the decode head for the heads that read it."""
         decode_head = self.segmentor.decode_head
+        positions = getattr(decode_head, 'positions', {})
         classifier = getattr(decode_head, 'conv_seg', None)
-        if classifier is None:
+        if source in positions:
+            module = decode_head.get_submodule(positions[source])
+            module.register_forward_hook(partial(self._keep_output, source))
+        elif source == 'decoder' and classifier is not None:
+            # Dropout belongs to the classifier: what other heads read is the feature in front of it.
+            dropout = getattr(decode_head, 'dropout', None)
+            module = classifier if dropout is None else dropout
+            module.register_forward_pre_hook(partial(self._keep_input, source))
+        else:
+            known = ['backbone', 'classifier', *positions, *(['decoder'] if classifier is not None else [])]
             raise ValueError(
-                f"The head '{reader}' reads source='decoder', but {type(decode_head).__name__} classifies the "
-                f"backbone's features directly; set model.heads.{reader}.source='backbone'."
+                f"The head '{reader}' reads source='{source}', which {type(decode_head).__name__} does not have; set "
+                f'model.heads.{reader}.source to a feature that it has: {", ".join(known)}.'
             )
-        # Dropout belongs to the classifier: what other heads read is the feature in front of it.
-        dropout = getattr(decode_head, 'dropout', None)
-        (classifier if dropout is None else dropout).register_forward_pre_hook(self._keep_decoder)
 
-    def _keep_decoder(self, module: nn.Module, args: tuple[Tensor]) -> None:
-        self._decoder = args[0]
+    def _keep_input(self, source: str, module: nn.Module, args: tuple[Tensor]) -> None:
+        self._taps[source] = args[0]
+
+    def _keep_output(self, source: str, module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        self._taps[source] = output
 
     @property
     def num_classes(self) -> int:
@@ -106,8 +127,8 @@ class Branch(BaseModule):
     def forward(self, images: Tensor) -> BranchOutput:
         """Score ``images`` (B, 3, H, W)."""
         features = tuple(self.segmentor.extract_feat(images))
-        logits, decoder = self._decode(features)
-        return self._with_heads(features, logits, decoder, images)
+        logits, taps = self._decode(features)
+        return self._with_heads(features, logits, taps, images)
 
     def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
         """Score several views in one pass, so that they share batch statistics.
@@ -131,13 +152,15 @@ class Branch(BaseModule):
 
         Args:
             perturb (Callable): Applied to every feature level that the decoder reads, (B_v, C_l, h_l, w_l).
-            copies (int): How often it is drawn. Defaults to 1.
+            copies (int): How often it is drawn; 0 leaves :meth:`forward_together`. Defaults to 1.
             **views (Tensor): Images by name, (B_v, 3, H, W).
 
         Returns:
             dict[str, BranchOutput]: The outputs under the same names, and 'perturbed_0', 'perturbed_1', ..., which have
             logits and no features.
         """
+        if not copies:
+            return self.forward_together(**views)
         sizes = [view.shape[0] for view in views.values()]
         images = torch.cat(list(views.values()))
         clean, last = len(images), sizes[-1]
@@ -147,8 +170,8 @@ class Branch(BaseModule):
             torch.cat([level, *(perturb(level[-last:]) for _ in range(copies))]) if i in read else level
             for i, level in enumerate(features)
         )
-        logits, decoder = self._decode(levels)
-        out = self._with_heads(features, logits[:clean], None if decoder is None else decoder[:clean], images)
+        logits, taps = self._decode(levels)
+        out = self._with_heads(features, logits[:clean], {name: tap[:clean] for name, tap in taps.items()}, images)
         outputs = dict(zip(views, out.split(sizes), strict=True))
         for i, scores in enumerate(logits[clean:].split(last)):
             outputs[f'perturbed_{i}'] = BranchOutput((), scores, out.size, out.align_corners)
@@ -164,16 +187,17 @@ class Branch(BaseModule):
         # A head with one input may still look at others (mmseg's DepthwiseSeparableASPPHead does).
         return set(range(count))
 
-    def _decode(self, features: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        """Scores, and the feature that the classifier read where a head asks for it."""
+    def _decode(self, features: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scores, and the features on the way to them that heads ask for."""
         logits = self.segmentor.decode_head(features)
-        decoder, self._decoder = self._decoder, None
-        return logits, decoder
+        taps = dict(self._taps)
+        self._taps.clear()
+        return logits, taps
 
     def _with_heads(
-        self, features: tuple[Tensor, ...], logits: Tensor, decoder: Tensor | None, images: Tensor
+        self, features: tuple[Tensor, ...], logits: Tensor, taps: dict[str, Tensor], images: Tensor
     ) -> BranchOutput:
-        out = BranchOutput(features, logits, tuple(images.shape[-2:]), self.segmentor.align_corners, decoder)
+        out = BranchOutput(features, logits, tuple(images.shape[-2:]), self.segmentor.align_corners, taps)
         for name, head in self.heads.items():
             if hasattr(head, 'source'):
                 out.heads[name] = head(out)

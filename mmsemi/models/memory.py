@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather, all_reduce
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmsemi.structures import IGNORE_INDEX
 
@@ -53,7 +52,8 @@ class Prototypes(StepState):
         counted = labels != IGNORE_INDEX
         if valid is not None:
             counted = counted & valid
-        one_hot = F.one_hot(torch.where(counted, labels, 0), self.num_classes) * counted[..., None]
+        # Not F.one_hot, which looks at the labels' range on the host.
+        one_hot = (labels[..., None] == torch.arange(self.num_classes, device=labels.device)) & counted[..., None]
         one_hot = one_hot.flatten(0, 2).to(self.pending.dtype)
         pixels = features.detach().to(self.pending.dtype).permute(0, 2, 3, 1).flatten(0, 2)
         self.pending[:, :-1] += one_hot.T @ pixels
@@ -69,3 +69,94 @@ class Prototypes(StepState):
         self.value.copy_(torch.where(count > 0, moved, self.value))
         self.seen.logical_or_(count[:, 0] > 0)
         self.pending.zero_()
+
+
+class FeatureQueues(StepState):
+    """First-in-first-out queues of features on the device, all of one length.
+
+    ``observe`` notes at most one feature an image and queue. ``commit`` enqueues them call by call, in each the images
+    of the first rank, then those of the next: the order of one process with all their batches.
+
+    Source: ESL, the memory bank below eq. 8.
+
+    Args:
+        num_queues (int): Number of queues (P).
+        length (int): Features that a queue holds (q), >= 1.
+        channels (int): Dimension of the features (D).
+    """
+
+    def __init__(self, num_queues: int, length: int, channels: int) -> None:
+        super().__init__()
+        self.length = length
+        self.register_buffer('value', torch.zeros(num_queues, length, channels))
+        # How many a queue was ever given: the next goes to the slot ``pushed % length``.
+        self.register_buffer('pushed', torch.zeros(num_queues, dtype=torch.long))
+        self._pending: list[Tensor] = []
+
+    @property
+    def filled(self) -> Tensor:
+        """Features in each queue, long, (P,)."""
+        return self.pushed.clamp(max=self.length)
+
+    @torch.no_grad()
+    def observe(self, features: Tensor, present: Tensor) -> None:
+        """Note what the next commit enqueues.
+
+        Args:
+            features (Tensor): One feature an image and queue, (B, P, D).
+            present (Tensor): Which of them there are, bool, (B, P).
+        """
+        # Side by side, so that ranks gather them in one call.
+        noted = torch.cat([features.detach(), present[..., None].to(features.dtype)], -1)
+        self._pending.append(noted.to(self.value.dtype))
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Enqueue what was noted; a feature too many takes the place of the oldest."""
+        for noted in self._pending:
+            images = torch.cat(all_gather(noted))
+            self._push(images[..., :-1], images[..., -1] > 0)
+        self._pending.clear()
+
+    def _push(self, features: Tensor, present: Tensor) -> None:
+        # In each queue the features there are come last, and no more than fit are written: to slots that all differ, so
+        # that the order of writing does not matter. What is not there writes back what its slot holds.
+        last = present.to(torch.uint8).argsort(dim=0, stable=True)[-self.length :]
+        rows, queues = len(last), torch.arange(present.shape[1], device=present.device)
+        count = present.sum(0)
+        slots = (self.pushed + count - rows + torch.arange(rows, device=present.device)[:, None]) % self.length
+        written = (queues * self.length + slots).flatten()
+        bank = self.value.flatten(0, 1)
+        new = torch.where(present[last, queues].flatten()[:, None], features[last, queues].flatten(0, 1), bank[written])
+        bank.index_copy_(0, written, new)
+        self.pushed += count
+
+    @torch.no_grad()
+    def draw(self, own: Tensor, others: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw features uniformly from what queues hold, with replacement.
+
+        Args:
+            own (Tensor): A queue of each anchor, long, (A,).
+            others (int): Features to draw from all queues but the anchor's own (N).
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: One feature of its own queue, (A,), and those of the others, (A, N), as rows
+            of ``value.flatten(0, 1)``; and whether there were any to draw from in both, bool, (A,).
+        """
+        filled = self.filled
+        end = filled.cumsum(0)
+        count, before = filled[own], end[own] - filled[own]
+        available = end[-1] - count
+        positive = own * self.length + _draw_below(count)
+        # Number the features that the queues hold in a row, and step over the own queue's.
+        drawn = _draw_below(available[:, None].expand(-1, others))
+        drawn = drawn + torch.where(drawn >= before[:, None], count[:, None], 0)
+        queue = torch.searchsorted(end, drawn, right=True).clamp(max=len(end) - 1)
+        negative = queue * self.length + drawn - (end - filled)[queue]
+        return positive, negative.clamp(max=self.value.shape[0] * self.length - 1), (count > 0) & (available > 0)
+
+
+def _draw_below(limit: Tensor) -> Tensor:
+    """Integers from 0 to ``limit`` - 1, equally likely; 0 where ``limit`` is 0."""
+    draw = (torch.rand(limit.shape, device=limit.device) * limit).long()
+    return draw.minimum(limit - 1).clamp(min=0)

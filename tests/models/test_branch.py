@@ -60,6 +60,100 @@ def test_views_of_a_joint_pass_share_batch_statistics():
     assert not torch.allclose(together['a'].coarse_logits, alone, atol=1e-3)
 
 
+def halve(features):
+    """A perturbation that tells by its values what it touched."""
+    return 0.5 * features + 1
+
+
+def two_views():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 3, 32, 32, generator=generator), 3 + torch.randn(3, 3, 32, 32, generator=generator)
+
+
+@pytest.mark.parametrize('copies, training', [(0, True), (0, False), (2, False)])
+def test_clean_views_are_those_of_a_joint_pass(copies, training):
+    torch.manual_seed(0)
+    branch, (a, b) = Branch(tiny.segmentor(), dict(embedding=tiny.HEADS['embedding'])).train(training), two_views()
+    with torch.no_grad():
+        joint = branch.forward_together(a=a, b=b)
+        outputs = branch.forward_perturbed(halve, copies, a=a, b=b)
+    assert list(outputs) == ['a', 'b'] + [f'perturbed_{i}' for i in range(copies)]
+    for name, out in joint.items():
+        assert torch.allclose(outputs[name].coarse_logits, out.coarse_logits, atol=1e-5)
+        assert torch.allclose(outputs[name].decoder, out.decoder, atol=1e-5)
+        assert torch.allclose(outputs[name].heads['embedding'], out.heads['embedding'], atol=1e-5)
+        assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(outputs[name].features, out.features, strict=True))
+
+
+def test_perturbed_logits_are_those_of_the_last_views_perturbed_features():
+    torch.manual_seed(0)
+    branch, (a, b) = Branch(tiny.segmentor()).eval(), two_views()
+    factors = iter((1.0, 2.0, 3.0, 4.0))
+    with torch.no_grad():
+        outputs = branch.forward_perturbed(lambda x: next(factors) * x, 2, a=a, b=b)
+        low, *between, high = branch(b).features
+        for i, (first, second) in enumerate([(1.0, 3.0), (2.0, 4.0)]):
+            scores = branch.segmentor.decode_head((first * low, *between, second * high))
+            assert torch.allclose(outputs[f'perturbed_{i}'].coarse_logits, scores, atol=1e-5)
+            assert outputs[f'perturbed_{i}'].logits.shape == (3, tiny.NUM_CLASSES, 32, 32)
+            assert outputs[f'perturbed_{i}'].features == ()
+
+
+@pytest.mark.parametrize(
+    'head, expected',
+    [
+        ({}, [0, 3]),
+        (dict(in_index=-1), [0, 3]),
+        (dict(type='FCNHead', in_channels=[8, 64], in_index=[0, -1], input_transform='resize_concat'), [0, 3]),
+        (dict(type='FCNHead', in_channels=64, in_index=3), [0, 1, 2, 3]),
+    ],
+    ids=str,
+)
+def test_only_levels_that_the_decoder_may_read_are_copied(head, expected):
+    cfg, (a, b) = tiny.segmentor(), two_views()
+    if 'type' in head:
+        cfg['decode_head'] = dict(
+            channels=16, num_classes=tiny.NUM_CLASSES, num_convs=1, norm_cfg=dict(type='BN'), **head
+        )
+    else:
+        cfg['decode_head'].update(head)
+    branch = Branch(cfg)
+    touched, read = [], []
+    branch.segmentor.decode_head.register_forward_pre_hook(lambda module, args: read.append([len(x) for x in args[0]]))
+    out = branch.forward_perturbed(lambda x: touched.append(x.shape[1]) or x, a=a, b=b)
+    channels = [level.shape[1] for level in out['a'].features]
+    assert touched == [channels[i] for i in expected]
+    assert read == [[8 if i in expected else 5 for i in range(4)]]
+
+
+def test_heads_and_the_decoders_tap_read_clean_features_alone():
+    torch.manual_seed(0)
+    branch = Branch(tiny.segmentor(), dict(embedding=tiny.HEADS['embedding'])).train()
+    (a, b), seen = two_views(), []
+    branch.heads['embedding'].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    outputs = branch.forward_perturbed(lambda x: x * 0, 2, a=a, b=b)
+    (out,) = seen
+    assert len(out.decoder) == len(out.coarse_logits) == 5 and all(len(level) == 5 for level in out.features)
+    clean = torch.cat([branch.segmentor.decode_head.conv_seg(outputs[name].decoder) for name in 'ab'])
+    assert torch.allclose(clean, torch.cat([outputs[name].coarse_logits for name in 'ab']), atol=1e-5)
+    assert outputs['perturbed_0'].decoder is None and not outputs['perturbed_0'].heads
+    assert torch.equal(torch.cat([outputs[name].heads['embedding'] for name in 'ab']), branch.heads['embedding'](out))
+
+
+def test_the_backbone_runs_once_and_the_decoder_sees_clean_and_perturbed_together():
+    torch.manual_seed(0)
+    branch, (a, b) = Branch(tiny.segmentor()).train(), two_views()
+    images, samples = [], []
+    branch.segmentor.backbone.register_forward_pre_hook(lambda module, args: images.append(len(args[0])))
+    norm = branch.segmentor.decode_head.fuse[1].bn
+    norm.register_forward_pre_hook(lambda module, args: samples.append(args[0].detach()))
+    branch.forward_perturbed(halve, 2, a=a, b=b)
+    assert images == [5] and [len(sample) for sample in samples] == [5 + 2 * 3]
+    assert torch.allclose(norm.running_mean, 0.1 * samples[0].mean((0, 2, 3)), atol=1e-6)
+    backbone = branch.segmentor.backbone.stem[1]
+    assert backbone.num_batches_tracked == norm.num_batches_tracked == 1
+
+
 def test_split_takes_every_part_apart():
     maps = torch.arange(3.0).view(3, 1, 1, 1)
     out = BranchOutput((maps,), maps, (2, 2), heads={'embedding': maps, 'graph': GraphOutput((maps,), (maps, maps))})
@@ -73,7 +167,7 @@ def test_split_takes_every_part_apart():
 def test_a_decoder_without_a_last_feature_is_named():
     cfg = tiny.segmentor()
     cfg['decode_head'] = dict(type='DeepLabV2Head', in_channels=64, in_index=3, num_classes=4, dilations=(1,))
-    with pytest.raises(ValueError, match=r"DeepLabV2Head classifies .* model.heads.embedding.source='backbone'"):
+    with pytest.raises(ValueError, match=r'DeepLabV2Head does not have; set model.heads.embedding.source .*: backbone,'):
         Branch(cfg, dict(embedding=tiny.HEADS['embedding']))
     Branch(cfg, dict(embedding=dict(type='ProjectionHead', in_channels=64, source='backbone')))
 

@@ -27,6 +27,9 @@ def passes(model) -> list[int]:
         ('MeanTeacher', [('student', 2 + 3), ('teacher', 3)]),
         ('MLLC', [('student', 2 + 3), ('teacher', 2 + 3)]),
         ('UniMatch', [('student', 2 + 3), ('student', 3 + 3)]),
+        ('ESL', [('student', 2 + 3), ('teacher', 2 + 3)]),
+        ('CorrMatch', [('student', 2 + 3), ('student', 3)]),
+        ('DSSN', [('student', 2 + 3), ('student', 3 + 3), ('teacher', 3)]),
     ],
 )
 def test_which_views_share_a_pass(method, expected):
@@ -78,7 +81,7 @@ def test_the_log_tells_how_right_pseudo_labels_are_where_the_truth_is_loaded():
     assert report['accuracy'] == 1 and report['confident'] == 1
 
 
-@pytest.mark.parametrize('method', ['MeanTeacher', 'MLLC'])
+@pytest.mark.parametrize('method', ['MeanTeacher', 'MLLC', 'ESL'])
 def test_the_teacher_starts_as_the_student_and_always_uses_running_statistics(method):
     model = tiny.build(method)
     model.init_weights()

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from mmsemi.models.memory import Prototypes
-from mmsemi.models.thresholds import class_thresholds
-from tests.oracles import mllc as oracle
+from mmsemi.models.thresholds import class_thresholds, image_class_thresholds
+from tests.oracles import dssn, mllc as oracle
 
 
 def observed(seed, classes=(0, 1, 3)):
@@ -88,3 +88,16 @@ def test_class_thresholds_equal_eq_9():
 def test_without_confident_pixels_every_class_keeps_sigma():
     prob = F.softmax(torch.zeros(1, 4, 3, 3), 1)
     assert torch.allclose(class_thresholds(prob, 0.95), torch.full((4,), 0.95))
+
+
+def test_image_class_thresholds_equal_eq_20_and_21_for_each_image_alone():
+    torch.manual_seed(0)
+    prob = (4 * torch.randn(3, 4, 5, 6, dtype=torch.float64)).softmax(1)
+    prob[1, 2] = prob[1, 2] / 10
+    valid = torch.rand(3, 5, 6) > 0.5
+    ours = image_class_thresholds(prob, 0.9, 0.8, valid)
+    for image, exists, thresholds in zip(prob, valid.flatten(1), ours, strict=True):
+        literal = dssn.eq21(dssn.eq20(dssn.rows(image), exists), 0.9, 0.8)
+        assert torch.allclose(thresholds, thresholds.new_tensor(literal), atol=1e-12)
+    assert torch.equal(image_class_thresholds(prob[1:2], 0.9, 0.8, valid[1:2])[0], ours[1])
+    assert ours[1, 2] == prob[1, 2][valid[1]].max(), 'not lowered below tau_low'

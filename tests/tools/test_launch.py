@@ -52,6 +52,13 @@ def test_work_dir_is_the_option_then_the_config_then_its_name(config_file):
     assert launch.load_config(arguments(config_file, cfg_options={'work_dir': 'its'})).work_dir == 'its'
 
 
+def test_a_hook_that_is_set_to_none_is_removed():
+    options = {'default_hooks.prototypes': None, 'default_hooks.timer': None, 'model.contrast_weight': 0}
+    hooks = launch.load_config(arguments('configs/esl/esl_r18_shapes.py', cfg_options=options)).default_hooks
+    assert 'prototypes' not in hooks and 'teacher' in hooks
+    assert hooks['timer'] is None, 'mmengine takes out its own'
+
+
 def test_misspelt_first_key_of_an_option_is_refused(config_file):
     with pytest.raises(launch.UsageError, match=r'trian_cfg\.max_epochs: .* did you mean train_cfg'):
         launch.load_config(arguments(config_file, cfg_options={'trian_cfg.max_epochs': 3}))

@@ -27,6 +27,9 @@ class DeepLabV3PlusHead(ASPPHead):
         **kwargs: Those of mmseg's ``ASPPHead``; ``in_channels`` and ``in_index`` name the high-level feature.
     """
 
+    positions = {'aspp': 'bottleneck', 'fusion': 'fuse'}
+    """Features that auxiliary heads can read, and the modules they come out of."""
+
     def __init__(
         self, low_level_in_channels: int, low_level_channels: int = 48, low_level_index: int = 0, **kwargs
     ) -> None:

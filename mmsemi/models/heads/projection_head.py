@@ -62,7 +62,7 @@ class ProjectionHead(BaseModule):
 
     def forward(self, out: BranchOutput) -> Tensor:
         """Embed the pixels of a branch's output: (B, out_channels, h, w)."""
-        x = out.decoder if self.source == 'decoder' else out.features[self.in_index]
+        x = out.feature(self.source, self.in_index)
         if self.downsample > 1:
             x = F.avg_pool2d(x, self.downsample, ceil_mode=True)
         return self.layers(x)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmsemi.models.precision import full_precision
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel
 
@@ -28,12 +29,58 @@ def pixel_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | Non
     return masked_mean(loss, valid)
 
 
+def soft_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | None = None) -> Tensor:
+    """Weighted cross-entropy to class probabilities, normalised as :func:`pixel_cross_entropy`.
+
+    Source: ESL, eq. 6.
+
+    Args:
+        logits (Tensor): Class scores, (B, C, H, W).
+        pseudo (PseudoLabel): With ``prob`` (B, C, H, W); and weights, (B, H, W).
+        valid (Tensor, optional): False where the crop was padded, (B, H, W). Defaults to all pixels.
+
+    Returns:
+        Tensor: A scalar.
+    """
+    log_prob = full_precision(logits).log_softmax(1)
+    return masked_mean(-(pseudo.prob * log_prob).sum(1) * pseudo.weight, valid)
+
+
 def masked_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean of ``values`` where ``valid`` is True, 0 where nothing is."""
     if valid is None:
         return values.mean()
     # `where`, not a product: what stands at an invalid pixel may be infinite.
     return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)
+
+
+def logit_distance(first: Tensor, second: Tensor, valid: Tensor | None = None, normalize: bool = True) -> Tensor:
+    """Squared distance of the class scores that two views give a pixel, averaged over pixels.
+
+    Contrast with positive pairs alone; both views learn. ``normalize``: scores are standardised over the classes (mean
+    0, variance 1) and the squares are averaged over them, which lies in [0, 4] however confident the scores are; else
+    the squares of the plain scores are summed.
+
+    Source: DSSN, eq. 10 and 14 (without ``normalize``).
+
+    Args:
+        first, second (Tensor): Class scores, (B, C, H, W).
+        valid (Tensor, optional): Where the pixels show the same thing, (B, H, W). Defaults to all pixels.
+        normalize (bool): Compare standardised scores. Defaults to True.
+
+    Returns:
+        Tensor: A scalar, 0 where no pixel counts.
+    """
+    first, second = full_precision(first), full_precision(second)
+    if normalize:
+        return masked_mean((_standardised(first) - _standardised(second)).square().mean(1), valid)
+    return masked_mean((first - second).square().sum(1), valid)
+
+
+def _standardised(logits: Tensor, eps: float = 1e-5) -> Tensor:
+    """Scores with mean 0 and variance 1 over the classes; all 0 where they are equal."""
+    centered = logits - logits.mean(1, keepdim=True)
+    return centered * (centered.square().mean(1, keepdim=True) + eps).rsqrt()
 
 
 @MODELS.register_module()

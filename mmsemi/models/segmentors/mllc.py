@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from mmseg.models.utils import resize
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
@@ -17,6 +16,7 @@ from mmsemi.models.losses.pixel import masked_mean
 from mmsemi.models.memory import Prototypes
 from mmsemi.models.precision import full_precision, probabilities
 from mmsemi.models.pseudo_labels import label_accuracy
+from mmsemi.models.resizing import resize_labels
 from mmsemi.models.thresholds import class_thresholds
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
@@ -132,7 +132,7 @@ class MLLC(SemiSegmentor):
         features = out.heads['embedding']
         size = features.shape[2:]
         prob = probabilities(resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners))
-        nodes = _nearest(torch.cat([streams.labels != IGNORE_INDEX, valid]), size)
+        nodes = resize_labels(torch.cat([streams.labels != IGNORE_INDEX, valid]), size)
         threshold = self.confidence_threshold(prob[sizes[0] :], nodes[sizes[0] :])
         out.heads['graph'] = branch.heads['graph'](prob, features, threshold, nodes)
         out.heads['nodes'] = nodes
@@ -151,7 +151,7 @@ class MLLC(SemiSegmentor):
         probs = out.heads['graph'].probs[1:]
         if self.graph_supervision and probs:
             nodes = out.heads['nodes']
-            labels = torch.where(nodes, _nearest(labels, nodes.shape[1:]), 0)
+            labels = torch.where(nodes, resize_labels(labels, nodes.shape[1:]), 0)
             terms = [_nll(prob.clamp(min=_SMALLEST).log(), labels, nodes) for prob in probs]
             losses['loss_graph'] = self.graph_supervision * sum(terms) / len(terms)
         return losses
@@ -196,14 +196,14 @@ class MLLC(SemiSegmentor):
     def observe(self, out: BranchOutput, labels: Tensor) -> None:
         """Eq. 13, for each layer; ``labels`` (B, H, W)."""
         nodes = out.heads['nodes']
-        labels = _nearest(labels, nodes.shape[1:])
+        labels = resize_labels(labels, nodes.shape[1:])
         for prototypes, features in zip(self.prototypes, out.heads['graph'].features[1:], strict=True):
             prototypes.observe(features, labels, nodes)
 
     def slg_loss(self, out: BranchOutput, label: Tensor) -> Tensor:
         """Eq. 12, summed over layers, for the student's strong view and its pseudo-labels (B, H, W)."""
         nodes = out.heads['nodes']
-        labels, valid = _nearest(label, nodes.shape[1:]).flatten(1), nodes.flatten(1)
+        labels, valid = resize_labels(label, nodes.shape[1:]).flatten(1), nodes.flatten(1)
         loss = out.coarse_logits.new_zeros(())
         for prototypes, maps in zip(self.prototypes, out.heads['graph'].features[1:], strict=True):
             features = maps.flatten(2).transpose(1, 2)
@@ -224,7 +224,7 @@ class MLLC(SemiSegmentor):
             label, valid (Tensor): Its pseudo-labels, and where they count, (B, H, W).
         """
         nodes = out.heads['nodes']
-        labels = _nearest(label, nodes.shape[1:])
+        labels = resize_labels(label, nodes.shape[1:])
         loss = _nll(full_precision(out.logits).log_softmax(1), label, valid, self.dynamic_weight)
         for prob in out.heads['graph'].probs[1:]:
             loss = loss + _nll(prob.clamp(min=_SMALLEST).log(), labels, nodes, self.dynamic_weight)
@@ -237,10 +237,3 @@ def _nll(log_prob: Tensor, label: Tensor, valid: Tensor, dynamic_weight: bool = 
     if dynamic_weight:
         nll = nll * (-nll.detach()).exp()
     return masked_mean(nll, valid)
-
-
-def _nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels or masks (B, H, W) at another size, without mixing values."""
-    if tuple(maps.shape[1:]) == tuple(size):
-        return maps
-    return F.interpolate(maps[:, None].float(), size=tuple(size), mode='nearest-exact')[:, 0].to(maps.dtype)

@@ -164,11 +164,11 @@ class SemiSegmentor(BaseSegmentor):
             labels (Tensor): Ground truth, (B, H, W).
         """
         segmentor = self.student.segmentor
-        losses = _head_losses(segmentor.decode_head, out.coarse_logits, labels)
+        losses = head_losses(segmentor.decode_head, out.coarse_logits, labels)
         if segmentor.with_auxiliary_head:
             heads = segmentor.auxiliary_head
             for i, head in enumerate([heads] if isinstance(heads, BaseModule) else heads):
-                losses.update(add_prefix(_head_losses(head, head(out.features), labels), f'aux_{i}'))
+                losses.update(add_prefix(head_losses(head, head(out.features), labels), f'aux_{i}'))
         return losses
 
     def describe(self, pseudo: PseudoLabel, streams: Streams) -> dict[str, Tensor]:
@@ -206,7 +206,8 @@ def _weighted(terms: dict[str, Tensor], factor: float | Tensor) -> dict[str, Ten
     return {name: value * factor if 'loss' in name else value for name, value in terms.items()}
 
 
-def _head_losses(head: BaseModule, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def head_losses(head: BaseModule, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The losses that a decode head's config states, for ``logits`` (B, C, h, w) and ``labels`` (B, H, W), by name."""
     logits = resize(logits, size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners)
     weight = None if head.sampler is None else head.sampler.sample(logits, labels[:, None])
     losses: dict[str, Tensor] = {}

@@ -23,11 +23,11 @@ class UniMatch(FixMatch):
     The labeled and the weak view share a pass of the student, the perturbed features their pass of the decoder, the
     strong views a pass of their own. The loss is ``(L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2``.
 
-    Source: Yang et al., 2023 (arXiv:2208.09910), section 3.3 and 3.4.
+    Source: Yang et al., 2023 (arXiv:2208.09910), section 3.
 
     Args:
-        strong_weight (float): Weight of each strong view (lambda / 2 of two). Defaults to 0.25.
-        feature_weight (float): Weight of the perturbed features (mu); 0 leaves them out. Defaults to 0.5.
+        strong_weight (float): Weight of each strong view. Defaults to 0.25.
+        feature_weight (float): Weight of the perturbed features; 0 leaves them out. Defaults to 0.5.
         feature_dropout (float): Share of the channels that the perturbation drops, in [0, 1). Defaults to 0.5.
         sup_weight, unsup_weight (float): Factors of all supervised and unsupervised terms. Default to 0.5.
         **kwargs: Those of :class:`FixMatch`.

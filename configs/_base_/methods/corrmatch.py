@@ -1,0 +1,17 @@
+# CorrMatch for backbones that end in 2,048 channels; D of the correlation head is the number of classes.
+_base_ = './base.py'
+model = dict(
+    type='CorrMatch',
+    threshold=0.85,
+    threshold_momentum=0.999,
+    hard_weight=0.5,
+    soft_weight=0.25,
+    corr_weight=0.25,
+    num_shapes=128,
+    sampling='random',
+    feature_dropout=0.5,
+    heads=dict(
+        correlation=dict(type='CorrelationHead', in_channels=2048, source='backbone', norm_cfg=dict(type='SyncBN')),
+    ),
+)
+default_hooks = dict(threshold=dict(type='DynamicThresholdHook'))

@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/models/deeplabv3plus_r18w32.py',
+    '../_base_/datasets/shapes.py',
+    '../_base_/schedules/adamw_shapes.py',
+    '../_base_/methods/dssn.py',
+]
+network = _base_.network
+network.decode_head.num_classes = 8
+model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
+default_hooks = dict(teacher=dict(momentum=0.99))

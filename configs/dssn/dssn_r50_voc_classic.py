@@ -1,0 +1,11 @@
+# PASCAL VOC 2012, labels drawn from the 1,464 finely annotated images; crop 513, 100 epochs, 2e-3 (heads x10).
+_base_ = [
+    '../_base_/models/deeplabv3plus_r50.py',
+    '../_base_/datasets/voc_classic_513.py',
+    '../_base_/schedules/sgd_heads_x10.py',
+    '../_base_/methods/dssn.py',
+]
+network = _base_.network
+model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+train_cfg = dict(max_epochs=100)

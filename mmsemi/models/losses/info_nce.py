@@ -1,0 +1,40 @@
+"""InfoNCE on cosine similarities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmsemi.models.precision import full_precision, no_autocast
+
+
+def info_nce(
+    anchors: Tensor, bank: Tensor, positives: Tensor, negatives: Tensor, temperature: float, weight: Tensor
+) -> Tensor:
+    """Pull each anchor to one sample of a bank and away from others.
+
+    The weighted sum over anchors of ``-log(phi(v, v+) / (phi(v, v+) + sum over v- of phi(v, v-)))`` with
+    ``phi(a, b) = exp(cos(a, b) / temperature)``; a sample drawn several times counts as often.
+
+    Similarities of all anchors with the whole bank are one product, from which those of the samples are picked: A x M
+    numbers, where gathering the samples themselves would hold and differentiate A x N x D.
+
+    Source: ESL, eq. 10.
+
+    Args:
+        anchors (Tensor): (A, D), any length.
+        bank (Tensor): Samples, which learn nothing, (M, D), any length.
+        positives (Tensor): Row of the bank of each anchor's positive sample, long, (A,).
+        negatives (Tensor): Rows of its negative samples, long, (A, N).
+        temperature (float): What similarities are divided by (sigma), > 0.
+        weight (Tensor): What each anchor counts, >= 0, (A,); 0 leaves it out.
+
+    Returns:
+        Tensor: A scalar, >= 0.
+    """
+    with no_autocast(anchors):
+        anchors, bank = full_precision(anchors), full_precision(bank.detach())
+        similarity = F.normalize(anchors) @ F.normalize(bank).to(anchors.dtype).T / temperature
+        samples = similarity.gather(1, torch.cat([positives[:, None], negatives], 1))
+        return ((samples.logsumexp(1) - samples[:, 0]) * weight).sum()

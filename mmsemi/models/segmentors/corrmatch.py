@@ -1,0 +1,203 @@
+"""CorrMatch spreads labels along correlation maps: to pixels that look alike, and to whole regions.
+
+CorrMatch: Label Propagation via Correlation Matching for Semi-Supervised Semantic Segmentation,
+https://arxiv.org/abs/2306.04300
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from mmseg.models.utils import resize
+from mmseg.utils import add_prefix
+from torch import Tensor, nn
+
+from mmsemi.models.branch import BranchOutput
+from mmsemi.models.losses.pixel import pixel_cross_entropy
+from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
+from mmsemi.models.modules.correlation import (
+    SAMPLINGS,
+    pixel_propagation,
+    region_propagation,
+    sample_positions,
+    sampled_rows,
+)
+from mmsemi.models.pseudo_labels import confident_labels
+from mmsemi.models.thresholds import DynamicThreshold
+from mmsemi.registry import MODELS
+from mmsemi.structures import Mix, PseudoLabel, Streams
+
+from .fixmatch import FixMatch
+from .semi_segmentor import head_losses
+
+
+@MODELS.register_module()
+class CorrMatch(FixMatch):
+    """Confident labels of the weak view, enlarged by region propagation, teach the strong view.
+
+    A student without teacher owns the head ``correlation``, which learns through the scores that it propagates. The
+    labeled and the weak view share a pass, the perturbed features their pass of the decoder, the strong view has a pass
+    of its own. ``L = (L_s + L_u) / 2``.
+
+    Source: Sun et al., 2024 (arXiv:2306.04300), section 3. Where the paper is silent or contradicts itself, the choices
+    are in configs/corrmatch/README.md.
+
+    Args:
+        threshold (float): tau at the start, in (0, 1]; if it is fixed, 0 too. Defaults to 0.85.
+        dynamic_threshold (bool): tau follows eq. 11 and 13. Defaults to True.
+        threshold_momentum (float): lambda of eq. 13, on the old value. Defaults to 0.999.
+        per_class_threshold (bool): One threshold a class, eq. 14. Defaults to False.
+        hard_weight, soft_weight, corr_weight (float): lambda_1, 2, 3 of eq. 12. Default to 0.5, 0.25 and 0.25.
+        sup_corr_share (float): Share of L_s^c in the supervised loss, in [0, 1]. Defaults to 0.5.
+        soft_loss (str): 'kl', 'cross_entropy' or 'cosine', table 10. Defaults to 'kl'.
+        pixel_propagation (bool): Learn the propagated scores of eq. 5; without it there is no correlation head, no L^c,
+            and no region propagation. Defaults to True.
+        region_propagation (bool): Enlarge the strong view's labels, eq. 7 to 10. Defaults to True.
+        num_shapes (int): Rows of the correlation map that are sampled. Defaults to 128.
+        sampling (str): 'random' or 'uniform', table 8. Defaults to 'random'.
+        feature_dropout (float): Share of the channels that the perturbation drops, in [0, 1). Defaults to 0.5.
+        sup_weight, unsup_weight (float): Factors of all supervised and unsupervised terms. Default to 0.5.
+        **kwargs: Those of :class:`FixMatch`.
+
+    Raises:
+        ValueError: If a number is out of range, the head is missing, or there is not exactly one strong view.
+    """
+
+    def __init__(
+        self,
+        student: dict,
+        heads: dict[str, dict] | None = None,
+        threshold: float = 0.85,
+        dynamic_threshold: bool = True,
+        threshold_momentum: float = 0.999,
+        per_class_threshold: bool = False,
+        hard_weight: float = 0.5,
+        soft_weight: float = 0.25,
+        corr_weight: float = 0.25,
+        sup_corr_share: float = 0.5,
+        soft_loss: str = 'kl',
+        pixel_propagation: bool = True,
+        region_propagation: bool = True,
+        num_shapes: int = 128,
+        sampling: str = 'random',
+        feature_dropout: float = 0.5,
+        sup_weight: float = 0.5,
+        unsup_weight: float = 0.5,
+        **kwargs,
+    ) -> None:
+        heads = dict(heads or {})
+        if not pixel_propagation:
+            # Nothing would train it.
+            heads.pop('correlation', None)
+        elif 'correlation' not in heads:
+            raise ValueError(f'CorrMatch needs model.heads.correlation; it has {sorted(heads)}.')
+        else:
+            # D is the number of classes in the released code.
+            heads['correlation'] = {'out_channels': student['decode_head']['num_classes'], **heads['correlation']}
+        super().__init__(
+            student=student,
+            heads=heads,
+            threshold=threshold,
+            sup_weight=sup_weight,
+            unsup_weight=unsup_weight,
+            **kwargs,
+        )
+        if min(hard_weight, soft_weight, corr_weight) < 0 or not 0 <= sup_corr_share <= 1 or num_shapes < 1:
+            raise ValueError(
+                'CorrMatch: hard_weight, soft_weight and corr_weight must be 0 or more, sup_corr_share lie in [0, 1], '
+                f'num_shapes be 1 or more, not {hard_weight}, {soft_weight}, {corr_weight}, {sup_corr_share} and '
+                f'{num_shapes}.'
+            )
+        if soft_loss not in SOFT_LOSSES or sampling not in SAMPLINGS or not 0 <= feature_dropout < 1:
+            raise ValueError(
+                f'CorrMatch: soft_loss must be one of {", ".join(SOFT_LOSSES)}, sampling of {", ".join(SAMPLINGS)}, '
+                f'feature_dropout lie in [0, 1), not {soft_loss!r}, {sampling!r} and {feature_dropout}.'
+            )
+        if region_propagation and not pixel_propagation:
+            raise ValueError(
+                'CorrMatch: region propagation reads the correlation map that pixel propagation trains; set '
+                'model.region_propagation=False or model.pixel_propagation=True.'
+            )
+        if self.data_preprocessor.num_strong != 1:
+            count = self.data_preprocessor.num_strong
+            raise ValueError(f'CorrMatch learns one strong view; model.data_preprocessor.num_strong is {count}.')
+        self.moving_threshold = DynamicThreshold(
+            self.num_classes, threshold, threshold_momentum, per_class_threshold, dynamic_threshold
+        )
+        self.weights = {'hard': hard_weight, 'soft': soft_weight, 'corr': corr_weight}
+        self.sup_corr_share = sup_corr_share
+        self.soft_loss = soft_loss
+        self.pixel_propagation = pixel_propagation
+        self.region_propagation = region_propagation
+        self.num_shapes = num_shapes
+        self.sampling = sampling
+        self.perturb = nn.Dropout2d(feature_dropout)
+
+    def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """Labeled, weak and perturbed weak views in one pass, the mixed strong view in another."""
+        first = self.student.forward_perturbed(self.perturb, 1, labeled=streams.labeled, weak=streams.weak)
+        return {**first, **self.student.forward_together(**self.strong_views(streams))}
+
+    def propagated(self, out: BranchOutput) -> Tensor:
+        """z of eq. 5, at the crop's resolution: (B, C, H, W)."""
+        correlation = out.heads['correlation']
+        how = dict(mode='bilinear', align_corners=out.align_corners)
+        scores = resize(out.coarse_logits.detach(), size=correlation.rows.shape[2:], **how)
+        return resize(pixel_propagation(scores, correlation), size=out.size, **how)
+
+    def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
+        """L_s: the heads' losses and those of the propagated scores."""
+        losses = super().supervised_loss(out, labels)
+        if not self.pixel_propagation:
+            return losses
+        corr = head_losses(self.student.segmentor.decode_head, self.propagated(out), labels)
+        share = self.sup_corr_share
+        return {
+            **{name: (1 - share) * value for name, value in losses.items()},
+            **add_prefix({name: share * value for name, value in corr.items()}, 'corr'),
+        }
+
+    def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
+        """L_u, eq. 12."""
+        logits, mix, strong = self.guide(streams, views), streams.mix[0], views['strong_0']
+        self.moving_threshold.observe(logits, streams.valid)
+        valid = mix.maps(streams.valid)
+        pseudo = confident_labels(logits, self.moving_threshold.limits(), streams.valid)  # eq. 2
+        mixed = mix.labels(pseudo)
+        enlarged = self.enlarge(views['weak'], mixed, mix, valid) if self.region_propagation else mixed
+
+        hard = pixel_cross_entropy(strong.logits, enlarged, valid)  # eq. 1
+        perturbed = pixel_cross_entropy(views['perturbed_0'].logits, pseudo, streams.valid)
+        soft = soft_consistency(strong.logits, mix.images(logits), mixed.weight, valid, self.soft_loss)  # eq. 3
+        losses = {
+            'loss_hard': self.weights['hard'] * 0.5 * (hard + perturbed),
+            'loss_soft': self.weights['soft'] * soft,
+        }
+        if self.pixel_propagation:  # eq. 6
+            corr_strong = pixel_cross_entropy(self.propagated(strong), enlarged, valid)
+            corr_weak = pixel_cross_entropy(self.propagated(views['weak']), pseudo, streams.valid)
+            losses['loss_corr'] = self.weights['corr'] * 0.5 * (corr_strong + corr_weak)
+        report = {**self.describe(pseudo, streams), 'threshold': self.moving_threshold.limits().mean()}
+        if self.region_propagation:
+            truth = None if streams.unlabeled_gt is None else mix.maps(streams.unlabeled_gt)
+            seen = self.describe(enlarged, replace(streams, valid=valid, unlabeled_gt=truth))
+            report.update(add_prefix(seen, 'enlarged'))
+        return {**losses, **report}
+
+    @torch.no_grad()
+    def enlarge(self, weak: BranchOutput, mixed: PseudoLabel, mix: Mix, valid: Tensor) -> PseudoLabel:
+        """Region propagation, eq. 7 to 10, on mixed labels; an image's shapes stay out of its partner's box."""
+        correlation = weak.heads['correlation']
+        height, width = correlation.rows.shape[2:]
+        if self.num_shapes > height * width:
+            raise ValueError(
+                f'model.num_shapes={self.num_shapes} asks for more rows than the correlation map has at this crop, '
+                f'{height} x {width} = {height * width}; lower it, or let the network keep a finer stride.'
+            )
+        index = sample_positions(self.num_shapes, height * width, self.sampling, valid.device)
+        rows = sampled_rows(correlation, index)
+        allowed = valid & ~mix.mask
+        return region_propagation(
+            mixed, rows, allowed, self.moving_threshold.value, self.num_classes, weak.align_corners
+        )

@@ -1,0 +1,382 @@
+"""The whole step of CorrMatch against the literal equations."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmsemi.engine import DynamicThresholdHook
+from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
+from mmsemi.models.thresholds import DynamicThreshold
+from mmsemi.structures import Mix, Streams
+from tests import tiny
+from tests.oracles import corrmatch as oracle
+
+SIZE, TAU = 32, 0.5
+OS8 = dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+
+
+def streams() -> Streams:
+    """One labeled and two unlabeled crops; maps of 4 x 4."""
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda n: torch.randn(n, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)  # noqa: E731
+    labels = torch.randint(0, tiny.NUM_CLASSES, (1, SIZE, SIZE), generator=generator)
+    labels[:, :3] = 255
+    valid = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    valid[0, 26:] = False
+    mask = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
+    mask[0, 4:12, 4:20] = True
+    weak = draw(2)
+    return Streams(draw(1), labels, weak, (weak + 0.3 * draw(2),), valid, (Mix(mask),))
+
+
+def build(**kwargs):
+    """A model in evaluation mode, whose predictions are of several classes, some of them confident."""
+    kwargs = dict(threshold=TAU, num_shapes=12, sampling='uniform', feature_dropout=0.0) | kwargs
+    student = tiny.segmentor()
+    student['backbone'].update(OS8)
+    model = tiny.build('CorrMatch', student=student, **kwargs).double()
+    views = streams()
+    with torch.no_grad():
+        # One pass, and running statistics are those of the batch.
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        out = model.train().student(torch.cat([views.weak, views.labeled]))
+        model.eval()
+        classifier = model.student.segmentor.decode_head.conv_seg
+        classifier.weight *= 3 / out.coarse_logits.std()
+        classifier.bias -= model.student(views.weak).coarse_logits.mean((0, 2, 3))
+        if 'correlation' in model.student.heads:
+            head = model.student.heads['correlation']
+            head.rows.weight *= 8
+            head.columns.weight *= 8
+    return model
+
+
+def literal_z(out):
+    """Eq. 4 and 5 for every image, at the crop's resolution."""
+    rows, columns = out.heads['correlation'].rows, out.heads['correlation'].columns
+    coarse = F.interpolate(out.coarse_logits.detach(), size=rows.shape[2:], mode='bilinear')
+    z = [
+        oracle.eq5(s.flatten(1), oracle.eq4(a.flatten(1), b.flatten(1))).view_as(s)
+        for s, a, b in zip(coarse, rows, columns, strict=True)
+    ]
+    return F.interpolate(torch.stack(z), size=out.size, mode='bilinear')
+
+
+def literal_step(model, views, kind='kl'):
+    """Every term of the loss, eq. 1 to 12 and algorithm 1."""
+    mask, valid = views.mix[0].mask, views.valid
+    mix = lambda x: torch.where(mask if x.dim() == 3 else mask[:, None], x.flip(0), x)  # noqa: E731
+    nll = lambda logits, label: F.cross_entropy(logits, label, reduction='none', ignore_index=255)  # noqa: E731
+    labeled, weak = model.student(views.labeled), model.student(views.weak)
+    strong = model.student(mix(views.strong[0]))
+    confidence, label = weak.logits.softmax(1).max(1)
+    M = (confidence >= TAU) & valid
+    mixed_label, mixed_M, mixed_valid = mix(label), mix(M), mix(valid)
+
+    region_label, region_M, accepted = mixed_label.clone(), mixed_M.clone(), 0
+    n = weak.heads['correlation'].rows[0, 0].numel()
+    for b in range(2):
+        features = weak.heads['correlation']
+        C_map = oracle.eq4(features.rows[b].flatten(1), features.columns[b].flatten(1))
+        shapes = []
+        for j in range(model.num_shapes):
+            c = C_map[int((j + 0.5) * n / model.num_shapes)].view(features.rows.shape[2:])
+            shapes.append(oracle.eq7(c, (SIZE, SIZE)) & ~mask[b] & mixed_valid[b])
+        region_label[b], region_M[b], used = oracle.algorithm1(shapes, TAU, mixed_M[b], mixed_label[b])
+        accepted += len(used)
+
+    terms = {
+        'hard_strong': oracle.eq1(nll(strong.logits, region_label), region_M, mixed_valid),
+        'hard_weak': oracle.eq1(nll(weak.logits, label), M, valid),
+        'soft': oracle.eq1(oracle.eq3(strong.logits, mix(weak.logits), kind), mixed_M, mixed_valid),
+        'corr_strong': oracle.eq1(nll(literal_z(strong), region_label), region_M, mixed_valid),
+        'corr_weak': oracle.eq1(nll(literal_z(weak), label), M, valid),
+        'sup': F.cross_entropy(labeled.logits, views.labels, ignore_index=255),
+        'sup_corr': F.cross_entropy(literal_z(labeled), views.labels, ignore_index=255),
+    }
+    return terms, (region_label != mixed_label).sum(), region_M & ~mixed_M, accepted
+
+
+@pytest.mark.parametrize('kind', SOFT_LOSSES)
+def test_the_losses_equal_the_equations(kind):
+    model, views = build(soft_loss=kind), streams()
+    losses = model.loss(views)
+    with torch.no_grad():
+        terms, relabeled, enlarged, accepted = literal_step(model, views, kind)
+    assert relabeled and enlarged.any() and 0 < accepted < 24, 'the case must accept some shapes'
+    # Without dropout, the perturbed view is the weak one. L = (L_s + L_u) / 2.
+    expected = {
+        'sup.loss_ce': terms['sup'] / 4,
+        'sup.corr.loss_ce': terms['sup_corr'] / 4,
+        'unsup.loss_hard': 0.5 * (terms['hard_strong'] + terms['hard_weak']) / 2 / 2,
+        'unsup.loss_soft': 0.25 * terms['soft'] / 2,
+        'unsup.loss_corr': 0.25 * (terms['corr_strong'] + terms['corr_weak']) / 2 / 2,
+    }
+    assert {name for name in losses if 'loss' in name} == set(expected)
+    for name, value in expected.items():
+        assert torch.allclose(losses[name], value, atol=1e-10), name
+    counted = torch.where(views.mix[0].mask, views.valid.flip(0), views.valid)
+    gained = (enlarged & counted).sum() / counted.sum()
+    weak = model.student(views.weak).logits.softmax(1).max(1).values
+    assert torch.allclose(losses['unsup.confident'], (weak >= TAU)[views.valid].float().mean())
+    mixed = torch.where(views.mix[0].mask, (weak >= TAU).flip(0), weak >= TAU)[counted].float().mean()
+    assert torch.allclose(losses['unsup.enlarged.confident'], mixed + gained, atol=1e-6)
+
+
+def test_the_gradients_equal_the_equations():
+    model, views = build(), streams()
+    total, _ = model.parse_losses(model.loss(views))
+    parameters = [model.student.heads['correlation'].rows.weight, model.student.heads['correlation'].columns.weight]
+    parameters += [model.student.segmentor.decode_head.conv_seg.weight, model.student.segmentor.backbone.stem[0].weight]
+    ours = torch.autograd.grad(total, parameters)
+    # What teaches is fixed: the weak view's labels and scores.
+    terms = literal_step(model, views)[0]
+    with torch.no_grad():
+        taught = model.student(views.weak).logits
+    mask = views.mix[0].mask
+    strong = model.student(torch.where(mask[:, None], views.strong[0].flip(0), views.strong[0])).logits
+    confidence = taught.softmax(1).amax(1)
+    kept = (confidence >= TAU) & views.valid
+    kept, valid = (torch.where(mask, x.flip(0), x) for x in (kept, views.valid))
+    target = torch.where(mask[:, None], taught.flip(0), taught)
+    soft = oracle.eq1(oracle.eq3(strong, target, 'kl'), kept, valid)
+    hard, corr = (terms[f'{name}_strong'] + terms[f'{name}_weak'] for name in ('hard', 'corr'))
+    literal = (0.5 * (terms['sup'] + terms['sup_corr']) + 0.25 * hard + 0.25 * soft + 0.125 * corr) / 2
+    for a, b in zip(ours, torch.autograd.grad(literal, parameters), strict=True):
+        assert a.abs().sum() > 0 and torch.allclose(a, b, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    'switch',
+    [
+        dict(dynamic_threshold=False, threshold=0.8),
+        dict(hard_weight=0.2),
+        dict(soft_weight=0.0),
+        dict(corr_weight=0.0),
+        dict(sup_corr_share=0.0),
+        dict(soft_loss='cosine'),
+        dict(region_propagation=False),
+        dict(region_propagation=False, pixel_propagation=False),
+        dict(num_shapes=3),
+        dict(sampling='random', num_shapes=4),
+    ],
+    ids=str,
+)
+def test_every_switch_of_the_ablations_changes_the_loss(switch):
+    a, b = build().loss(streams()), build(**switch).loss(streams())
+    assert any(name not in b or not torch.equal(a[name], b[name]) for name in a if 'loss' in name)
+
+
+def test_random_rows_change_with_the_seed_and_uniform_ones_do_not():
+    values = {}
+    for sampling in ('random', 'uniform'):
+        model = build(sampling=sampling, num_shapes=3)
+        values[sampling] = set()
+        for seed in range(8):
+            torch.manual_seed(seed)
+            values[sampling].add(model.loss(streams())['unsup.loss_hard'].item())
+    assert len(values['random']) > 1 and len(values['uniform']) == 1
+
+
+def test_without_propagation_the_baseline_remains():
+    plain, both = build(region_propagation=False, pixel_propagation=False), build()
+    assert 'correlation' not in plain.student.heads
+    both.student.segmentor.load_state_dict(plain.student.segmentor.state_dict())
+    with torch.no_grad():
+        terms = literal_step(both, streams())[0]
+    losses = plain.loss(streams())
+    assert {name for name in losses if 'loss' in name} == {'sup.loss_ce', 'unsup.loss_hard', 'unsup.loss_soft'}
+    assert torch.allclose(losses['sup.loss_ce'], terms['sup'] / 2, atol=1e-10)
+    assert torch.allclose(losses['unsup.loss_soft'], 0.25 * terms['soft'] / 2, atol=1e-10)
+
+
+def test_fixed_and_without_propagation_the_strong_view_learns_the_plain_labels():
+    model, views = build(region_propagation=False), streams()
+    with torch.no_grad():
+        out = model.student(views.weak)
+        confidence, label = out.logits.softmax(1).max(1)
+        mask = views.mix[0].mask
+        mix = lambda x: torch.where(mask, x.flip(0), x)  # noqa: E731
+        strong = model.student(torch.where(mask[:, None], views.strong[0].flip(0), views.strong[0]))
+        kept = (confidence >= TAU) & views.valid
+        nll = lambda logits, y: F.cross_entropy(logits, y, reduction='none')  # noqa: E731
+        hard = oracle.eq1(nll(strong.logits, mix(label)), mix(kept), mix(views.valid))
+        hard = hard + oracle.eq1(nll(out.logits, label), kept, views.valid)
+    assert torch.allclose(model.loss(views)['unsup.loss_hard'], 0.25 * hard / 2, atol=1e-10)
+
+
+def test_the_perturbed_view_learns_too():
+    """With dropout in training the hard loss differs from the clean one; the dropped channels are drawn anew."""
+    model = build(feature_dropout=0.5).train()
+    torch.manual_seed(0)
+    first = copy.deepcopy(model).loss(streams())['unsup.loss_hard']
+    torch.manual_seed(1)
+    assert not torch.equal(first, copy.deepcopy(model).loss(streams())['unsup.loss_hard'])
+
+
+@pytest.mark.parametrize('kind', SOFT_LOSSES)
+def test_soft_consistency_equals_eq3_and_teaches_one_side(kind):
+    torch.manual_seed(0)
+    strong, weak = (torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight, valid = (torch.rand(2, 3, 5) > 0.4).double(), torch.rand(2, 3, 5) > 0.2
+    ours = soft_consistency(strong, weak, weight, valid, kind)
+    literal = oracle.eq1(oracle.eq3(strong, weak.detach(), kind), weight > 0, valid)
+    assert torch.allclose(ours, literal, atol=1e-10)
+    gradients = [torch.autograd.grad(loss, strong, retain_graph=True)[0] for loss in (ours, literal)]
+    assert torch.allclose(*gradients, atol=1e-10)
+    assert torch.autograd.grad(ours, weak, allow_unused=True) == (None,)
+    torch._dynamo.reset()
+    traced = torch.compile(soft_consistency, backend='eager', fullgraph=True)
+    assert torch.equal(traced(strong, weak, weight, valid, kind), ours)
+    extreme = 200 * torch.eye(4, dtype=torch.float64).view(1, 4, 2, 2)
+    assert soft_consistency(extreme, extreme.flip(1), torch.ones(1, 2, 2), kind=kind).isfinite()
+
+
+# The threshold, eq. 2, 11, 13 and 14
+
+
+def predictions(seed=0, classes=(0, 2, 3), size=(6, 7)):
+    """Logits that predict ``classes`` alone, and where the crop was padded."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(2, 4, *size, generator=generator, dtype=torch.float64)
+    logits[:, [c for c in range(4) if c not in classes]] = -30
+    return logits, torch.rand(2, *size, generator=generator) > 0.3
+
+
+def test_the_threshold_equals_eq11_and_eq13_over_steps():
+    threshold = DynamicThreshold(4, 0.875, momentum=0.9).double()
+    tau = 0.875
+    for step, classes in enumerate([(0, 2), (1, 2, 3), (3,)]):
+        logits, valid = predictions(step, classes)
+        threshold.observe(logits, valid)
+        assert threshold.limits().item() == pytest.approx(tau, abs=1e-10), 'it moves after the step alone'
+        threshold.commit()
+        assert set(oracle.maximum_by_class(logits.softmax(1), valid)) == set(classes)
+        tau = oracle.eq13(tau, oracle.eq11(logits.softmax(1), valid), 0.9)
+        assert threshold.value.item() == pytest.approx(tau, abs=1e-10)
+
+
+def test_absent_classes_and_padded_pixels_are_left_out_of_the_increment():
+    logits, valid = predictions()
+    # The surest pixel of class 0, and the only pixel of class 1, lie in the padding.
+    logits[0, :, 0, 0], logits[0, :, 0, 1] = torch.tensor([9.0, 0, 0, 0]), torch.tensor([0, 9.0, 0, 0])
+    valid[0, 0, :2] = False
+    threshold = DynamicThreshold(4, momentum=0.0).double()
+    threshold.observe(logits, valid)
+    threshold.commit()
+    prob = logits.softmax(1)
+    confidence, label = prob.max(1)
+    maxima = [confidence[(label == c) & valid].max().item() for c in (0, 2, 3)]
+    assert threshold.value.item() == pytest.approx(sum(maxima) / 3, abs=1e-10)
+    assert oracle.eq11(prob, torch.ones_like(valid)) > threshold.value + 0.01
+
+
+def test_thresholds_of_classes_equal_eq14_with_maximum_normalisation():
+    threshold = DynamicThreshold(4, 0.75, momentum=0.9, per_class=True).double()
+    tau, own = 0.75, [0.75] * 4
+    for step, classes in enumerate([(0, 2), (1, 2), (2, 1)]):
+        logits, valid = predictions(step, classes)
+        threshold.observe(logits, valid)
+        threshold.commit()
+        maxima = oracle.maximum_by_class(logits.softmax(1), valid)
+        tau = oracle.eq13(tau, sum(maxima.values()) / len(maxima), 0.9)
+        own = [oracle.eq13(own[c], maxima[c], 0.9) if c in maxima else own[c] for c in range(4)]
+    expected = [tau * value / max(own) for value in own]
+    assert threshold.limits().tolist() == pytest.approx(expected, abs=1e-10)
+    assert len(set(expected)) > 2
+
+
+def test_a_commit_without_observation_and_a_fixed_threshold_change_nothing():
+    moving, fixed = DynamicThreshold(4, 0.6), DynamicThreshold(4, 0.0, dynamic=False)
+    moving.commit()
+    fixed.observe(*predictions())
+    fixed.commit()
+    assert torch.equal(moving.value, torch.tensor(0.6))
+    assert fixed.value == 0 and not fixed.state_dict() and list(moving.state_dict()) == ['value']
+    assert list(DynamicThreshold(4, per_class=True).state_dict()) == ['value', 'class_value']
+
+
+def test_several_observations_of_a_step_count_as_one_batch():
+    (a, va), (b, vb) = predictions(0), predictions(1, (1, 2))
+    together, apart = DynamicThreshold(4, momentum=0.5).double(), DynamicThreshold(4, momentum=0.5).double()
+    together.observe(torch.cat([a, b]), torch.cat([va, vb]))
+    apart.observe(a, va)
+    apart.observe(b, vb)
+    together.commit()
+    apart.commit()
+    assert torch.equal(together.value, apart.value)
+
+
+def test_observing_traces_into_one_graph():
+    threshold, (logits, valid) = DynamicThreshold(4), predictions()
+    torch._dynamo.reset()
+    torch.compile(lambda x: threshold.observe(x, valid), backend='eager', fullgraph=True)(logits)
+    once = threshold.pending.clone()
+    threshold.observe(logits, valid)
+    assert torch.equal(once, threshold.pending) and once.sum() > 0
+
+
+def test_the_hook_moves_the_threshold_and_names_a_model_without_one():
+    hook, model = DynamicThresholdHook(), tiny.build('CorrMatch', threshold_momentum=0.5)
+    hook.before_train(SimpleNamespace(model=model))
+    model.loss(tiny.streams_for(model))
+    before = model.moving_threshold.value.clone()
+    hook.after_train_iter(SimpleNamespace(model=model), 0)
+    assert not torch.equal(model.moving_threshold.value, before) and not model.moving_threshold.pending.any()
+    with pytest.raises(ValueError, match='DynamicThresholdHook needs a dynamic threshold, but FixMatch keeps none'):
+        hook.before_train(SimpleNamespace(model=tiny.build('FixMatch')))
+
+
+@pytest.mark.parametrize('per_class', [False, True])
+def test_the_step_uses_the_threshold_before_it_moves(per_class):
+    model = build(threshold_momentum=0.5, per_class_threshold=per_class)
+    first = model.loss(streams())
+    assert torch.allclose(first['unsup.threshold'], torch.tensor(TAU, dtype=torch.float64))
+    model.moving_threshold.commit()
+    second = model.loss(streams())
+    assert second['unsup.threshold'] > TAU + 0.05 and second['unsup.confident'] < first['unsup.confident']
+    with torch.no_grad():
+        confidence, label = model.student(streams().weak).logits.softmax(1).max(1)
+    limits = model.moving_threshold.limits()
+    kept = confidence >= (limits[label] if per_class else limits)
+    assert torch.allclose(second['unsup.confident'], kept[streams().valid].float().mean())
+
+
+# What is refused
+
+
+def test_more_shapes_than_positions_are_named_at_the_first_step():
+    with pytest.raises(ValueError, match=r'model.num_shapes=17 asks for more rows .*, 4 x 4 = 16; lower it'):
+        build(num_shapes=17).loss(streams())
+    build(num_shapes=16).loss(streams())
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(heads={}), 'CorrMatch needs model.heads.correlation'),
+        (dict(threshold=0.0), 'threshold must lie in .*0 needs dynamic_threshold=False'),
+        (dict(threshold=1.5), 'model.threshold must lie in'),
+        (dict(threshold_momentum=1.0), 'threshold_momentum must lie in'),
+        (dict(per_class_threshold=True, dynamic_threshold=False), 'per_class_threshold=True needs'),
+        (dict(hard_weight=-1), 'hard_weight, soft_weight and corr_weight'),
+        (dict(soft_weight=-1), 'hard_weight, soft_weight and corr_weight'),
+        (dict(corr_weight=-1), 'hard_weight, soft_weight and corr_weight'),
+        (dict(sup_corr_share=1.1), 'sup_corr_share lie in'),
+        (dict(num_shapes=0), 'num_shapes be 1 or more'),
+        (dict(soft_loss='mse'), "soft_loss must be one of kl, cross_entropy, cosine.*'mse'"),
+        (dict(sampling='first'), "sampling of random, uniform.*'first'"),
+        (dict(feature_dropout=1.0), 'feature_dropout lie in'),
+        (dict(pixel_propagation=False), 'set model.region_propagation=False or'),
+        (dict(preprocessor=dict(num_strong=2)), 'CorrMatch learns one strong view'),
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.build('CorrMatch', **arguments)

@@ -1,0 +1,207 @@
+"""The whole unsupervised step of DSSN against the literal equations."""
+
+import pytest
+import torch
+
+from mmsemi.models.segmentors.dssn import same_content
+from mmsemi.structures import Mix, Streams
+from tests import tiny
+from tests.oracles import dssn as oracle
+from tests.oracles.unimatch import mixed
+
+SIZE, TAU_LOW, R = 16, 0.8, 0.7
+KEYS = dict(threshold=TAU_LOW, class_ratio=R)
+
+
+def model_and_streams(**kwargs):
+    """A network that is sure of some pixels, and a teacher that differs; channels are dropped as in training."""
+    model = tiny.build('DSSN', preprocessor=dict(size=(SIZE, SIZE)), **{**KEYS, **kwargs}).double()
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda n: torch.randn(n, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)  # noqa: E731
+    labels = torch.randint(0, tiny.NUM_CLASSES, (1, SIZE, SIZE), generator=generator)
+    valid = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    valid[0, 12:] = False
+    masks = torch.zeros(2, 2, SIZE, SIZE, dtype=torch.bool)
+    masks[0, 0, 4:14, 4:12] = masks[1, 0, 6:15, 1:7] = masks[1, 1, 2:9, 1:13] = True
+    streams = Streams(draw(1), labels, draw(2), (draw(2), draw(2)), valid, tuple(Mix(mask) for mask in masks))
+    with torch.no_grad():
+        model.student.train()
+        for _ in range(30):
+            out = model.student(torch.cat([streams.weak, streams.labeled]))
+        model.eval()
+        classifier = model.student.segmentor.decode_head.conv_seg
+        classifier.weight *= 3 / out.coarse_logits.std()
+        classifier.bias -= model.student(streams.weak).coarse_logits.mean((0, 2, 3))
+        model.teacher.load_state_dict(model.student.state_dict())
+        for parameter in model.teacher.parameters():
+            parameter.add_(0.005 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    model.perturb.train()
+    return model, streams
+
+
+def labels_and_masks(logits, valid):
+    """CPLG of each image: one-hot labels and masks, (B, C, H, W)."""
+    maps = []
+    for image, exists in zip(logits, valid, strict=True):
+        m, t = oracle.cplg(oracle.rows(image).softmax(1), R, TAU_LOW, exists.flatten())
+        maps.append([x.T.view_as(image) for x in (m, t)])
+    return [torch.stack(each) for each in zip(*maps, strict=True)]
+
+
+@pytest.mark.parametrize('normalize', [True, False])
+def test_the_unsupervised_loss_equals_the_equations(normalize):
+    model, streams = model_and_streams(normalize_logits=normalize)
+    drawn = []
+    model.perturb.register_forward_hook(lambda module, args, out: drawn.append(out))
+    losses = model.loss(streams)
+    contrast = oracle.released_contrast if normalize else oracle.eq10
+    with torch.no_grad():
+        student, valid, (first, second) = model.student, streams.valid, (mix.mask for mix in streams.mix)
+        # Low level: the teacher's labels, mixed as each view is.
+        m, t = labels_and_masks(model.teacher(streams.weak).logits, valid)
+        h, L_w2s_l = [], 0.0
+        for strong, mask in zip(streams.strong, (first, second), strict=True):
+            h.append(oracle.rows(student(mixed(strong, mask)).logits))
+            rows = [oracle.rows(mixed(x, mask)) for x in (m, t)]
+            L_w2s_l = L_w2s_l + oracle.eq18(*rows, h[-1].softmax(1), mixed(valid, mask).flatten())
+        # Where both views show the pixel of the same image, and that pixel exists: (i, i) is a positive pair.
+        source = torch.arange(2).view(2, 1, 1).expand_as(valid)
+        same = (mixed(source, first) == mixed(source, second)) & mixed(valid, first)
+        L_cl_ls = contrast(*h, same.flatten())
+        # High level: the student's own labels.
+        weak = student(streams.weak)
+        m_student, t_student = labels_and_masks(weak.logits, valid)
+        h, L_w2s_h = [], 0.0
+        for low, high in zip(drawn[:2], drawn[2:], strict=True):
+            coarse = student.segmentor.decode_head((low, *weak.features[1:3], high))
+            full = torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode='bilinear')
+            h.append(oracle.rows(full))
+            rows = oracle.rows(m_student), oracle.rows(t_student)
+            L_w2s_h = L_w2s_h + oracle.eq18(*rows, h[-1].softmax(1), valid.flatten())
+        L_cl_hs = contrast(*h, valid.flatten())
+        L = oracle.eq23(losses['sup.loss_ce'], L_cl_ls, L_cl_hs, L_w2s_l, L_w2s_h)
+    kept = (m * t).sum(1)
+    assert 0.02 < kept[valid].mean() < 0.98 and not torch.equal(t, t_student) and 0 < same.sum() < same.numel()
+    assert torch.allclose(losses['unsup.loss_contrast_low'], 0.01 * L_cl_ls, atol=1e-10)
+    assert torch.allclose(losses['unsup.loss_contrast_high'], 0.01 * L_cl_hs, atol=1e-10)
+    assert torch.allclose(losses['unsup.loss_label_low'], 0.25 * L_w2s_l, atol=1e-10)
+    assert torch.allclose(losses['unsup.loss_label_high'], 0.25 * L_w2s_h, atol=1e-10)
+    assert torch.allclose(model.parse_losses(losses)[0], L, atol=1e-10)
+    assert min(L_cl_ls, L_cl_hs, L_w2s_l, L_w2s_h) > 1e-4
+    assert torch.allclose(losses['unsup.confident'].double(), (kept * valid).sum() / valid.sum())
+
+
+def test_a_pixel_that_shows_two_images_is_no_positive_pair():
+    model, streams = model_and_streams(label_levels=(), contrast_levels=('low',))
+    same = same_content(streams)
+    views = model.student_views(streams)
+    leaf = views['strong_0'].logits.detach().requires_grad_()
+    views['strong_0'].__dict__['logits'] = leaf
+    model.unsupervised_loss(streams, views)['loss_contrast_low'].backward()
+    assert torch.equal(leaf.grad.any(1), same)
+    shared = tuple(Mix(streams.mix[0].mask) for _ in range(2))
+    streams.mix = shared
+    assert torch.equal(same_content(streams), shared[0].maps(streams.valid)), 'with one mask, every pixel that exists'
+
+
+@pytest.mark.parametrize(
+    'switch, passes',
+    [
+        (dict(contrast_levels=('low',), label_levels=('low',)), [3, 4, 2]),
+        (dict(contrast_levels=('high',), label_levels=('high',)), [3]),
+        (dict(contrast_levels=('high',), label_levels=()), [3]),
+        (dict(contrast_levels=(), label_levels=('low', 'high')), [3, 4, 2]),
+        (dict(contrast_levels=('low',), label_levels=('high',)), [3, 4]),
+    ],
+    ids=str,
+)
+def test_each_level_of_each_term_can_be_left_out_with_the_passes_that_it_needs(switch, passes):
+    whole, streams = model_and_streams()
+    torch.manual_seed(0)
+    expected = whole.loss(streams)
+    model, _ = model_and_streams(**switch)
+    seen = []
+    for branch in (model.student, model.teacher):
+        branch.segmentor.backbone.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    drawn = []
+    model.perturb.register_forward_hook(lambda module, args, out: drawn.append(out))
+    torch.manual_seed(0)
+    losses = model.loss(streams)
+    levels = switch['contrast_levels'] + switch['label_levels']
+    assert len(drawn) == (4 if 'high' in levels else 0), 'two copies of the two levels that the decoder reads'
+    names = {f'unsup.loss_contrast_{level}' for level in switch['contrast_levels']}
+    names |= {f'unsup.loss_label_{level}' for level in switch['label_levels']}
+    assert {name for name in losses if name.startswith('unsup.loss')} == names and seen == passes
+    assert all(torch.allclose(losses[name], expected[name], atol=1e-12) for name in names)
+
+
+@pytest.mark.parametrize(
+    'switch',
+    [
+        dict(normalize_logits=False),
+        dict(class_aware=False),
+        dict(threshold=0.95),
+        dict(class_ratio=0.95),
+        dict(contrast_weight=0.1),
+        dict(label_weight=0.5),
+        dict(feature_dropout=0.1),
+        dict(loss_scale=0.5),
+    ],
+    ids=str,
+)
+def test_every_key_changes_the_loss(switch):
+    totals = []
+    for kwargs in ({}, switch):
+        model, streams = model_and_streams(**kwargs)
+        torch.manual_seed(0)
+        totals.append(model.parse_losses(model.loss(streams))[0])
+    assert not torch.equal(*totals)
+    if 'loss_scale' in switch:
+        assert torch.allclose(totals[1], totals[0] / 2), 'of all terms'
+
+
+def test_without_class_aware_thresholds_one_threshold_holds_for_every_pixel():
+    model, streams = model_and_streams(class_aware=False, threshold=0.6)
+    with torch.no_grad():
+        logits = model.teacher(streams.weak).logits
+    pseudo = model.pseudo_labels(logits, streams.valid)
+    assert torch.equal(pseudo.weight > 0, (logits.softmax(1).amax(1) >= 0.6) & streams.valid)
+
+
+def test_no_gradient_reaches_the_teacher():
+    model, streams = model_and_streams()
+    assert not model.teacher_logits(streams).requires_grad
+
+
+def test_the_log_tells_of_the_labels_of_both_guides():
+    model, streams = model_and_streams()
+    streams.unlabeled_gt = model.teacher(streams.weak).logits.argmax(1)
+    losses = model.loss(streams)
+    assert losses['unsup.accuracy'] == 1 and losses['unsup.accuracy_student'] < 1
+    assert {'unsup.confident', 'unsup.confident_student', 'unsup.accuracy_confident_student'} <= losses.keys()
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(threshold=0.0), r'model.threshold and model.class_ratio must lie in \(0, 1\]'),
+        (dict(threshold=1.5), r'model.threshold must lie in \[0, 1\]'),
+        (dict(class_ratio=0.0), 'set model.class_aware=False'),
+        (dict(class_ratio=1.1), 'set model.class_aware=False'),
+        (dict(contrast_weight=-1), 'contrast_weight, label_weight and loss_scale must be 0 or more'),
+        (dict(label_weight=-1), 'contrast_weight, label_weight and loss_scale must be 0 or more'),
+        (dict(loss_scale=-1), 'contrast_weight, label_weight and loss_scale must be 0 or more'),
+        (dict(feature_dropout=1.0), r'feature_dropout must lie in \[0, 1\)'),
+        (dict(contrast_levels=('middle',)), "model.contrast_levels takes 'low' and 'high'"),
+        (dict(label_levels='low'), "model.label_levels takes 'low' and 'high'"),
+        (dict(preprocessor=dict(num_strong=1)), 'DSSN compares two strong views; .*num_strong is 1'),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.build('DSSN', **arguments)
+
+
+def test_the_bounds_themselves_are_allowed():
+    tiny.build('DSSN', threshold=1.0, class_ratio=1.0)
+    tiny.build('DSSN', threshold=0.0, class_aware=False)

@@ -1,0 +1,338 @@
+"""The whole unsupervised step of ESL against the literal equations, and how its parts are started."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmsemi.engine import PrototypeHook
+from mmsemi.engine.prototype_hook import labeled_batches
+from mmsemi.models.segmentors import esl
+from mmsemi.structures import Mix, Streams
+from tests import tiny
+from tests.engine.test_hooks import runner
+from tests.oracles import esl as oracle
+
+C, K, Q, N_S, ZETA, SIGMA, ETA, THETA = tiny.NUM_CLASSES, 2, 6, 7, 0.6, 0.5, 0.8, 0.9
+
+
+def small_streams() -> Streams:
+    """One labeled and two unlabeled crops of 16 x 16, projections of 4 x 4."""
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, C, (1, 4, 4), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    labels[:, :4] = 255
+    valid = torch.ones(2, 16, 16, dtype=torch.bool)
+    valid[0, 12:] = False
+    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
+    # One box lies over the other image's padding, one over its own.
+    mask[0, 4:, 4:12] = True
+    mask[1, 8:, 8:] = True
+    draw = lambda n: torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64)  # noqa: E731
+    return Streams(draw(1), labels, draw(2), (draw(2),), valid, (Mix(mask),))
+
+
+def model_and_streams(**kwargs):
+    arguments = dict(
+        preprocessor=dict(size=(16, 16)), threshold=ZETA, dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0,
+        max_anchors=48, soft_weight=1.0, contrast_weight=1.0,
+    )  # fmt: skip
+    model = tiny.build('ESL', **{**arguments, **kwargs}).double().eval()
+    streams = small_streams()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        # Predictions of several classes, sure and unsure: running statistics that fit, scores spread around 0.
+        model.student.train()
+        for _ in range(30):
+            out = model.student(torch.cat([streams.weak, streams.labeled]))
+        model.student.eval()
+        classifier = model.student.segmentor.decode_head.conv_seg
+        classifier.weight *= 4 / out.coarse_logits.std()
+        classifier.bias -= model.student(streams.weak).coarse_logits.mean((0, 2, 3))
+        model.teacher.load_state_dict(model.student.state_dict())
+        for parameter in model.teacher.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+        if model.contrast_weight:
+            parts = model.part_prototypes
+            features = model.teacher(streams.weak).features[-1]
+            noise = torch.randn(parts.value.shape, generator=generator, dtype=torch.float64)
+            parts.value.copy_(features.mean((0, 2, 3)) + features.std() * noise)
+            parts.seen.fill_(True)
+            for _ in range(4):
+                mu = torch.randn(2, *model.queues.value[:, 0].shape, generator=generator, dtype=torch.float64)
+                model.queues.observe(mu, torch.rand(mu.shape[:2], generator=generator) > 0.4)
+            model.queues.commit()
+    return model, streams
+
+
+def coarse(maps: torch.Tensor) -> torch.Tensor:
+    """Nearest pixels at stride 4."""
+    return maps[:, 2::4, 2::4]
+
+
+def literal_parts(model, streams):
+    """The teacher's outputs, classes, parts (eq. 7) and confidence at stride 4, labeled image first."""
+    out = model.teacher(torch.cat([streams.labeled, streams.weak]))
+    E, P = oracle.resized(out.features[-1], (4, 4)), model.part_prototypes.value.view(C, K, -1)
+    prob = out.coarse_logits.softmax(1)
+    truth = coarse(streams.labels)
+    label = torch.cat([truth, prob[1:].argmax(1)])
+    exists = torch.cat([truth != 255, coarse(streams.valid)])
+    sure = exists & torch.cat([truth != 255, prob[1:].max(1).values > ZETA])
+    part = torch.full_like(label, -1)
+    for b, i, j in exists.nonzero().tolist():
+        c = int(label[b, i, j])
+        part[b, i, j] = c * K + oracle.eq7(E[b, :, i, j], P[c])
+    return out, E, label, part, sure
+
+
+def test_soft_labels_of_the_mixed_view_are_learned_as_in_eq_3_to_6():
+    model, streams = model_and_streams()
+    losses = model.loss(streams)
+    with torch.no_grad():
+        prob = model.teacher(streams.weak).logits.softmax(1).movedim(1, -1)
+        soft = torch.stack([oracle.eq3_to_eq5(p, ETA) for p in prob.reshape(-1, C)]).view(prob.shape).movedim(-1, 1)
+        mask = streams.mix[0].mask
+        mixed, strong = (torch.where(mask[:, None], x.flip(0), x) for x in (soft, streams.strong[0]))
+        valid = torch.where(mask, streams.valid.flip(0), streams.valid)
+        expected = oracle.eq6(model.student(strong).logits, mixed, valid)
+        dominant = (soft > 0).sum(1)
+    assert torch.allclose(losses['unsup.loss_soft'], expected, rtol=0, atol=1e-10)
+    assert len(dominant[streams.valid].unique()) > 1, 'the case must have sure and unsure pixels'
+    assert torch.allclose(losses['unsup.dominant_classes'], dominant[streams.valid].double().mean().float())
+    assert torch.allclose(losses['unsup.confident'], (dominant[streams.valid] == 1).float().mean())
+
+
+def test_the_contrast_equals_eq_7_to_10(monkeypatch):
+    model, streams = model_and_streams()
+    drawn = {}
+    draw_anchors, draw_samples = esl.draw_per_class, model.queues.draw
+    monkeypatch.setattr(esl, 'draw_per_class', lambda *a, **k: drawn.setdefault('anchors', draw_anchors(*a, **k)))
+    monkeypatch.setattr(model.queues, 'draw', lambda *a: drawn.setdefault('samples', draw_samples(*a)))
+    losses = model.loss(streams)
+
+    with torch.no_grad():
+        _, _, label, part, sure = literal_parts(model, streams)
+        mask = coarse(streams.mix[0].mask)
+        mixed = lambda maps: torch.cat([maps[:1], torch.where(mask, maps[1:].flip(0), maps[1:])])  # noqa: E731
+        label, part, sure = mixed(label), mixed(part), mixed(sure)
+        strong = torch.where(streams.mix[0].mask[:, None], streams.strong[0].flip(0), streams.strong[0])
+        z = model.student(torch.cat([streams.labeled, strong])).heads['projector'].movedim(1, -1).flatten(0, 2)
+        queue = model.queues.value.flatten(0, 1)
+        filled = model.queues.filled
+
+        (index, chosen), (positives, negatives, _) = drawn['anchors'], drawn['samples']
+        positives, negatives = positives.view(C, -1), negatives.view(C, -1, N_S)
+        total, left_out, streams_seen = 0.0, 0, set()
+        for c in range(C):
+            anchors = index[c][chosen[c]].tolist()
+            assert sorted(anchors) == ((label == c) & sure).flatten().nonzero()[:, 0].tolist()
+            rows = []
+            for place, j in enumerate(anchors):
+                own = int(part.flatten()[j])
+                if filled[own] == 0:
+                    left_out += 1
+                    continue
+                assert positives[c, place] // Q == own and positives[c, place] % Q < filled[own]
+                assert (negatives[c, place] // Q != own).all()
+                assert (negatives[c, place] % Q < filled[negatives[c, place] // Q]).all()
+                streams_seen.add(j >= 16)
+                rows.append((z[j], queue[positives[c, place]], list(queue[negatives[c, place]])))
+            if rows:
+                total = total + oracle.eq10(*map(list, zip(*rows, strict=True)), SIGMA)
+    assert torch.allclose(losses['unsup.loss_contrast'], total / C, rtol=0, atol=1e-10)
+    assert streams_seen == {False, True} and left_out == 0
+
+
+def test_an_anchor_whose_own_queue_is_empty_does_not_count(monkeypatch):
+    model, streams = model_and_streams()
+    model.queues.pushed[:4] = 0
+    weights = []
+    monkeypatch.setattr(esl, 'info_nce', lambda *a: weights.append(a[-1]) or a[0].sum() * 0)
+    model.loss(streams)
+    weight = weights[0].view(C, -1).sum(1)
+    assert torch.allclose(weight, torch.tensor([0.0, 0, 1, 1]).double() / C)
+
+
+def test_the_teachers_parts_of_both_streams_fill_the_queues_and_move_the_prototypes():
+    model, streams = model_and_streams()
+    with torch.no_grad():
+        out, E, _, part, _ = literal_parts(model, streams)
+        z = out.heads['projector']
+        P = oracle.eq12(model.part_prototypes.value.view(C, K, -1), E, part, K, THETA)
+        queues = oracle.Queues(C * K, Q)
+        for p, filled in enumerate(model.queues.filled.tolist()):
+            oldest = int(model.queues.pushed[p]) - filled
+            queues.queues[p].extend(model.queues.value[p, (oldest + i) % Q].clone() for i in range(filled))
+        for b in range(3):
+            queues.push([oracle.eq8(z[b], part[b], p // K, p % K, K) for p in range(C * K)])
+    before = model.queues.value.clone(), model.part_prototypes.value.clone()
+    model.loss(streams)
+    assert torch.equal(model.queues.value, before[0]) and torch.equal(model.part_prototypes.value, before[1])
+    hook = PrototypeHook()
+    hook.before_train(runner(model, train_dataloader=tiny.labeled_loader()))
+    hook.after_train_iter(runner(model), 0)
+    assert torch.allclose(model.part_prototypes.value.view(C, K, -1), P, rtol=0, atol=1e-10)
+    for p, queue in enumerate(queues.queues):
+        oldest = int(model.queues.pushed[p]) - len(queue)
+        held = [model.queues.value[p, (oldest + i) % Q] for i in range(len(queue))]
+        assert model.queues.filled[p] == len(queue)
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-10) for a, b in zip(held, queue, strict=True))
+
+
+@pytest.mark.parametrize(
+    'switch',
+    [
+        dict(dominant_mass=0.5),
+        dict(top_n=1),
+        dict(soft_weight=0.5),
+        dict(contrast_weight=0.5),
+        dict(contrast_weight=0.0),
+        dict(threshold=0.9),
+        dict(parts=1),
+        dict(queue_length=8),
+        dict(negatives=3),
+        dict(temperature=0.1),
+        dict(anchor_ratio=0.2),
+        dict(max_anchors=1),
+    ],
+    ids=str,
+)
+def test_every_switch_of_the_ablations_changes_the_loss(switch):
+    terms = []
+    for arguments in ({}, switch):
+        model, streams = model_and_streams(**arguments)
+        torch.manual_seed(0)
+        terms.append(model.loss(streams))
+    a, b = terms
+    assert any(name not in b or not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_without_contrast_there_is_no_head_no_state_and_no_labeled_image_for_the_teacher():
+    model = tiny.build('ESL', contrast_weight=0).train()
+    plain = tiny.build('MeanTeacher')
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    seen = []
+    model.teacher.segmentor.backbone.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    losses = model.loss(tiny.streams(2, 3, mixed=False))
+    assert seen == [3] and 'unsup.loss_contrast' not in losses
+    with pytest.raises(ValueError, match='PrototypeHook needs prototypes, but ESL keeps none; remove it'):
+        PrototypeHook().before_train(runner(model))
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(dominant_mass=0), r'model.dominant_mass must lie in \(0, 1\], not 0'),
+        (dict(dominant_mass=1.1), 'model.dominant_mass must lie in'),
+        (dict(top_n=5), 'model.top_n must lie between 1 and the 4 classes, not 5'),
+        (dict(parts=0), 'model.parts must be 1 or more; model.contrast_weight=0 trains without'),
+        (dict(contrast_weight=-1), 'model.contrast_weight must be 0 or more'),
+        (dict(threshold=2), 'model.threshold must lie in'),
+        (dict(temperature=0), 'model.temperature must lie above 0'),
+        (dict(anchor_ratio=0), 'model.anchor_ratio must lie in'),
+        (dict(max_anchors=0), 'model.max_anchors must be 1'),
+        (dict(queue_length=0), 'model.queue_length must be 1'),
+        (dict(prototype_samples=1), 'model.prototype_samples must be at least model.parts=2, not 1'),
+        (dict(prototype_momentum=1), 'momentum must lie in'),
+        (dict(negatives=43), 'model.negatives=43 are more than the 42 features .* raise model.queue_length=6'),
+        (dict(heads={}), 'ESL needs model.heads.projector'),
+        (dict(preprocessor=dict(num_strong=2)), 'model.data_preprocessor.num_strong must be 1, not 2'),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.build('ESL', **arguments)
+
+
+# Before training
+
+
+def started(**kwargs):
+    model = tiny.build('ESL', **kwargs)
+    PrototypeHook().before_train(runner(model, train_dataloader=tiny.labeled_loader()))
+    return model
+
+
+def test_the_hook_starts_prototypes_from_the_labeled_images_under_the_initial_encoder():
+    model = started(parts=1, prototype_samples=100_000)
+    batches = list(labeled_batches(tiny.labeled_loader(), 0))
+    assert [len(batch['inputs']) for batch in batches] == [2, 1]
+    rows = [[] for _ in range(C)]
+    with torch.no_grad():
+        for batch in batches:
+            streams = model.data_preprocessor(batch, training=True)['inputs']
+            assert len(streams.weak) == 0
+            E = oracle.resized(model.student.eval().segmentor.extract_feat(streams.labeled)[-1], (8, 8))
+            labels = coarse(streams.labels)
+            for b, i, j in (labels != 255).nonzero().tolist():
+                rows[labels[b, i, j]].append(E[b, :, i, j])
+    for c in range(C):
+        assert torch.allclose(model.part_prototypes.value[c], torch.stack(rows[c]).mean(0), atol=1e-5)
+
+
+def test_prototypes_start_equal_whatever_was_drawn_before_and_draw_nothing_of_the_trainings():
+    a = tiny.build('ESL')
+    PrototypeHook().before_train(runner(a, train_dataloader=tiny.labeled_loader()))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    b = tiny.build('ESL')
+    torch.set_rng_state(before)
+    PrototypeHook().before_train(runner(b, train_dataloader=tiny.labeled_loader()))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(a.part_prototypes.value, b.part_prototypes.value) and a.part_prototypes.seen.all()
+    assert len(a.part_prototypes.value.unique(dim=0)) == C * K
+
+
+def test_prototypes_of_a_checkpoint_are_kept():
+    model = started()
+    with torch.no_grad():
+        model.part_prototypes.value.add_(1)
+    before = model.part_prototypes.value.clone()
+    PrototypeHook().before_train(runner(model, train_dataloader=tiny.labeled_loader()))
+    assert torch.equal(model.part_prototypes.value, before)
+
+
+def test_a_class_without_labeled_pixels_starts_in_training():
+    model = tiny.build('ESL')
+    hook = PrototypeHook()
+    hook.before_train(runner(model, train_dataloader=tiny.labeled_loader(classes=3)))
+    assert model.part_prototypes.seen.view(C, K).all(1).tolist() == [True, True, True, False]
+    for step in range(K):
+        model.loss(tiny.streams(seed=step))
+        hook.after_train_iter(runner(model), step)
+    assert model.part_prototypes.seen.all()
+
+
+def test_more_parts_than_labeled_pixels_stop_before_training():
+    with pytest.raises(ValueError, match=r'pixels of the class \w+, fewer than model.parts=9000; lower model.parts'):
+        started(parts=9000, prototype_samples=9000)
+
+
+def test_the_encoders_feature_is_the_last_level_that_the_decoder_reads():
+    model = tiny.build('ESL')
+    assert model.level == 3 and model.part_prototypes.value.shape == (C * K, 64)
+    assert (esl._last([0, 1, 2, 3]), esl._last(2)) == (3, 2)
+
+
+def test_soft_labels_are_one_hot_at_a_tiny_mass():
+    model, streams = model_and_streams(dominant_mass=1e-6)
+    losses = model.loss(streams)
+    with torch.no_grad():
+        label = model.teacher(streams.weak).logits.argmax(1)
+        mix = streams.mix[0]
+        nll = F.cross_entropy(model.student(mix.images(streams.strong[0])).logits, mix.maps(label), reduction='none')
+        expected = nll[mix.maps(streams.valid)].mean()
+    assert torch.allclose(losses['unsup.loss_soft'], expected, rtol=0, atol=1e-10)
+
+
+def test_half_precision_keeps_the_state_in_full_precision():
+    model = tiny.build('ESL', threshold=0.2).train()
+    for seed in range(3):
+        with torch.autocast('cpu', torch.bfloat16):
+            losses = model.loss(tiny.streams(seed=seed))
+        total, _ = model.parse_losses(losses)
+        total.backward()
+        for state in (model.part_prototypes, model.queues):
+            state.commit()
+    assert losses['unsup.loss_contrast'] > 0 and total.isfinite()
+    assert model.queues.value.dtype == model.part_prototypes.value.dtype == torch.float32
+    assert model.queues.value.isfinite().all() and model.queues.value.abs().sum() > 0

@@ -1,0 +1,175 @@
+"""What methods are made of traces into one graph: no value comes to the host, no shape depends on one."""
+
+import importlib
+import inspect
+import pkgutil
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import mmsemi.models
+from mmsemi import structures
+from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
+from mmsemi.models.losses.info_nce import info_nce
+from mmsemi.models.losses.pixel import (
+    OhemCrossEntropyLoss,
+    PixelCrossEntropyLoss,
+    logit_distance,
+    masked_mean,
+    pixel_cross_entropy,
+    soft_cross_entropy,
+)
+from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
+from mmsemi.models.modules.correlation import (
+    Correlation,
+    binary_shapes,
+    pixel_propagation,
+    region_propagation,
+    sample_positions,
+    sampled_rows,
+)
+from mmsemi.models.modules.graph_ops import (
+    dense_affinity,
+    knn_affinity,
+    propagate_features,
+    propagate_labels,
+    propagate_labels_dense,
+)
+from mmsemi.models.modules.label_graph import LabelGraph
+from mmsemi.models.parts import masked_average_pooling
+from mmsemi.models.precision import full_precision, no_autocast, probabilities
+from mmsemi.models.pseudo_labels import class_aware_labels, confident_labels, dynamic_soft_labels, label_accuracy
+from mmsemi.models.resizing import resize_labels, resize_transposed
+from mmsemi.models.sampling import draw_per_class
+from mmsemi.models.thresholds import class_thresholds, image_class_thresholds
+from mmsemi.models.views import CutMix
+from mmsemi.structures import Mix, PseudoLabel
+
+B, C, D, H, W = 2, 4, 6, 6, 5
+_generator = torch.Generator().manual_seed(0)
+LOGITS, OTHER = torch.randn(2, B, C, H, W, generator=_generator) * 3
+PROB = LOGITS.softmax(1)
+LABEL = torch.randint(C, (B, H, W), generator=_generator)
+VALID = torch.rand(B, H, W, generator=_generator) > 0.2
+WEIGHT = torch.rand(B, H, W, generator=_generator)
+PSEUDO = PseudoLabel(LABEL, WEIGHT, PROB)
+MIX = Mix(torch.rand(B, H, W, generator=_generator) > 0.5)
+FEATURES = torch.randn(B, D, H, W, generator=_generator)
+NODES, ROWS = FEATURES.flatten(2).transpose(1, 2), PROB.flatten(2).transpose(1, 2)  # of graphs, (B, n, .)
+NODE_LABEL, NODE_VALID = LABEL.flatten(1), VALID.flatten(1)
+INDEX, AFFINITY = knn_affinity(NODES, 3)
+CORRELATION = Correlation(FEATURES, FEATURES.flip(0))
+MAPS = torch.rand(B, 3, H, W, generator=_generator)
+PROTOTYPES, SEEN = torch.randn(C, D, generator=_generator), torch.tensor([True, True, False, True])
+ROW_NUMBERS = torch.randint(20, (7, 5), generator=_generator)
+
+# One line each: a function, a method or a module, and what it gets.
+CASES = [
+    # losses
+    partial(pixel_cross_entropy, LOGITS, PSEUDO, VALID),
+    partial(soft_cross_entropy, LOGITS, PSEUDO, VALID),
+    partial(masked_mean, WEIGHT, VALID),
+    partial(logit_distance, LOGITS, OTHER, VALID),
+    *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
+    partial(PixelCrossEntropyLoss(class_weight=[1.0, 2.0, 1.0, 0.5]), LOGITS, LABEL, WEIGHT),
+    partial(OhemCrossEntropyLoss(min_kept=20), LOGITS, LABEL),
+    partial(intra_image_contrast, NODES, NODE_LABEL, C, NODE_VALID),
+    partial(prototype_contrast, NODES, NODE_LABEL, PROTOTYPES, SEEN, 0.1, NODE_VALID),
+    partial(info_nce, NODES[0, :7], NODES[1], ROW_NUMBERS[:, 0], ROW_NUMBERS, 0.5, torch.ones(7)),
+    # pseudo-labels and thresholds
+    partial(confident_labels, LOGITS, 0.6, VALID),
+    partial(confident_labels, LOGITS, torch.linspace(0.5, 0.8, C), VALID),
+    partial(class_aware_labels, LOGITS, 0.96, 0.5, VALID),
+    partial(dynamic_soft_labels, LOGITS, 0.9, None, VALID),
+    partial(dynamic_soft_labels, LOGITS, 0.9, 2),
+    partial(label_accuracy, LABEL, LABEL.flip(0), VALID),
+    partial(class_thresholds, PROB, 0.6, VALID),
+    partial(image_class_thresholds, PROB, 0.96, 0.5, VALID),
+    # modules
+    partial(knn_affinity, NODES, 3, 1.0, NODE_VALID),
+    partial(dense_affinity, NODES, 2.0, NODE_VALID),
+    partial(propagate_labels, INDEX, AFFINITY, ROWS),
+    partial(propagate_labels_dense, dense_affinity(NODES), ROWS),
+    partial(propagate_features, ROWS, NODES, NODE_VALID),
+    partial(LabelGraph(C, D, num_neighbors=3), PROB, FEATURES, torch.full((C,), 0.6), VALID),
+    partial(pixel_propagation, LOGITS, CORRELATION),
+    partial(sampled_rows, CORRELATION, torch.tensor([0, 5, 7])),
+    partial(sample_positions, 4, H * W, 'random', 'cpu'),
+    partial(sample_positions, 4, H * W, 'uniform', 'cpu'),
+    partial(binary_shapes, MAPS, (2 * H, 2 * W)),
+    partial(region_propagation, PSEUDO, MAPS, VALID, 0.3, C),
+    partial(masked_average_pooling, FEATURES, MAPS.round()),
+    partial(draw_per_class, LABEL, VALID, C, 0.3, 5),
+    partial(resize_labels, LABEL, (3, 4)),
+    partial(resize_transposed, MAPS, (3, 4)),
+    partial(full_precision, LOGITS.half()),
+    partial(probabilities, LOGITS.half()),
+    # views and what is mixed with them
+    partial(CutMix(prob=1.0), B, H, W, 'cpu'),
+    partial(MIX.images, LOGITS),
+    partial(MIX.maps, LABEL),
+    partial(MIX.labels, PSEUDO),
+    partial(PSEUDO.reweight, WEIGHT),
+]
+NO_COMPUTATION = {no_autocast}
+
+
+def subject(case: partial):
+    """The function, or the class, that a case speaks for."""
+    function = case.func
+    return getattr(function, '__func__', function if inspect.isfunction(function) else type(function))
+
+
+def plain(value):
+    """Nested containers and dataclasses as nested lists of tensors."""
+    if hasattr(value, '__dataclass_fields__'):
+        return [plain(getattr(value, name)) for name in value.__dataclass_fields__]
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: subject(case).__qualname__)
+def test_it_traces_into_one_graph_and_computes_the_same(case):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    expected = case()
+    torch.manual_seed(0)
+    traced = torch.compile(case.func, backend='eager', fullgraph=True)
+    torch.testing.assert_close(plain(traced(*case.args, **case.keywords)), plain(expected))
+
+
+def public_functions() -> set:
+    """What methods are made of: functions, losses and graphs that are classes, and what mixes views and labels.
+
+    The methods themselves are in test_sync_free.py.
+    """
+    found = set()
+    for info in pkgutil.walk_packages(mmsemi.models.__path__, 'mmsemi.models.'):
+        if info.name.startswith('mmsemi.models.segmentors'):
+            continue
+        module = importlib.import_module(info.name)
+        for name, value in vars(module).items():
+            if name.startswith('_') or getattr(value, '__module__', None) != info.name:
+                continue
+            computes = inspect.isclass(value) and issubclass(value, nn.Module) and 'forward' in vars(value)
+            if inspect.isfunction(value) or (computes and info.name.split('.')[2] in ('losses', 'modules')):
+                found.add(value)
+    for value in (structures.Mix, structures.PseudoLabel):
+        found |= {v for name, v in vars(value).items() if inspect.isfunction(v) and not name.startswith('_')}
+    return found
+
+
+def test_no_public_function_of_the_models_is_left_out():
+    missing = public_functions() - {subject(case) for case in CASES} - NO_COMPUTATION
+    names = sorted(f'{value.__module__}.{value.__qualname__}' for value in missing)
+    assert not names, f'Add a line to CASES for each of: {", ".join(names)}'
+
+
+def test_a_host_round_trip_would_not_trace():
+    def waits(x):
+        return x[x > 0].sum() if x.sum() > 0 else x.sum()
+
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(waits, backend='eager', fullgraph=True)(LOGITS)

@@ -1,0 +1,277 @@
+"""Where the time of a training step goes, beside the floor: bare forwards and backwards of the same networks.
+
+    python tools/analysis/benchmark_step.py unimatch/unimatch_r50_voc.py --crop 321 --batch 2 2
+    python tools/analysis/benchmark_step.py mllc/mllc_r50_voc.py --device cuda --repeats 20
+
+A step is what training does with a batch that the workers have delivered: loading runs beside it and is not counted.
+The batch is one of random uint8 crops, so that no data set is needed; weights are random.
+
+- data: the views, by the preprocessor on the device (normalising, strong views, CutMix boxes).
+- student, teacher forward: a segmentor's backbone, neck and heads, and the convolutions and linear layers of auxiliary
+  heads. What else an auxiliary head computes (a graph, a correlation) is no network time.
+- pseudo-labels, losses: everything else in the model's ``loss``. Operations without gradient make labels, thresholds
+  and mixed views, or tell the log; those with gradient are losses, upsampling the scores included. What an auxiliary
+  head computes beside its layers goes to the losses in the student, to the pseudo-labels in the teacher.
+- backward: what it takes beyond that of the floor is overhead.
+- optimizer; EMA and hooks: all hooks of the config that act before or after an iteration.
+
+The floor repeats the step's calls of these networks, in the same grouping, mode and precision, on the inputs and with
+the output gradients that they had in a step. Steps and floors take turns, and the overhead is the median over pairs,
+for machines are noisy. With one thread on a CPU, the default there, time is the process's CPU time, which other
+programs disturb least; else it is wall time, on CUDA the device's own.
+
+Overhead is all that is not network time, in percent of the floor: everything but the forward passes of networks, and
+the floor's part of the backward pass. The last line counts the optimizer's step as overhead, the line before it does
+not: a supervised trainer has one too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from mmsemi.engine.launch import UsageError, build_runner, load_config, run
+from mmsemi.engine.step_timing import PHASES, Call, Clock, Instruments, replay
+from mmsemi.models.step_state import StepState
+from mmsemi.registry import LOOPS
+
+LABEL_BLOCK = 32
+"""Side of the blocks of one class in the synthetic labels."""
+
+
+@LOOPS.register_module(force=True)
+class BenchmarkLoop(EpochBasedTrainLoop):
+    """Steps of training on one synthetic batch, each followed by its floor."""
+
+    def __init__(self, runner: Runner, dataloader: dict, max_epochs: int, device: str, **options) -> None:
+        crops = SyntheticCrops(**dataloader, num_classes=runner.model.num_classes)
+        super().__init__(runner, DataLoader(crops, batch_size=len(crops), collate_fn=pseudo_collate), max_epochs)
+        self.device = torch.device(device)
+        if self.device.type == 'cpu':
+            runner.model = revert_sync_batchnorm(runner.model)
+        runner.model.to(self.device)
+        self.repeats = options['repeats']
+        self.clock = Clock(self.device, options['threads'])
+        self.steps: list[dict[str, float]] = []
+        self.floors: list[dict[str, float]] = []
+
+    def run(self) -> nn.Module:
+        """Measure; the first step only warms up and is recorded for the floor."""
+        model = self.runner.model.train()
+        for state in model.modules():
+            if isinstance(state, StepState):
+                # As in the middle of a run: what may be seen was seen, and no hook prepares it from a data set.
+                for buffer in state.buffers():
+                    if buffer.dtype == torch.bool:
+                        buffer.fill_(True)
+        self.instruments = Instruments(model, self.clock)
+        self._instrument(model)
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        (batch,) = self.dataloader
+        self.instruments.calls = []
+        self._step(batch)
+        calls, self.instruments.calls = self.instruments.calls, None
+        for call in calls:
+            call.keep_gradients()
+        self._floor(calls)
+        for _ in range(self.repeats):
+            self.steps.append(self._step(batch))
+            self.floors.append(self._floor(calls))
+        return model
+
+    def _instrument(self, model: nn.Module) -> None:
+        """Mark where the parts of ``train_step`` end."""
+        loss, backward = model.loss, self.runner.optim_wrapper.backward
+
+        def marked_loss(*args, **kwargs):
+            with self.instruments.charging():
+                return loss(*args, **kwargs)
+
+        def marked_backward(*args, **kwargs):
+            self.clock.mark('losses')
+            backward(*args, **kwargs)
+            self.clock.mark('backward')
+
+        model.loss, self.runner.optim_wrapper.backward = marked_loss, marked_backward
+        model.data_preprocessor.register_forward_hook(lambda *_: self.clock.mark('data'))
+
+    def _step(self, batch: dict) -> dict[str, float]:
+        runner = self.runner
+        self.clock.mark()
+        runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=batch)
+        self.clock.mark('EMA and hooks')
+        outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+        self.clock.mark('optimizer')
+        runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=batch, outputs=outputs)
+        self.clock.mark('EMA and hooks')
+        self._iter += 1
+        return self.clock.seconds()
+
+    def _floor(self, calls: list[Call]) -> dict[str, float]:
+        self.clock.mark()
+        with self.instruments, self.runner.optim_wrapper.optim_context(self.runner.model):
+            replay(calls, self.clock)
+        self.runner.optim_wrapper.zero_grad()
+        return self.clock.seconds()
+
+
+class SyntheticCrops(Dataset):
+    """What the workers would deliver: random crops, the labeled ones first, with blocks of one class as labels.
+
+    Args:
+        labeled, unlabeled (int): Number of crops.
+        size (tuple[int, int]): Their height and width.
+        num_classes (int): Number of classes.
+    """
+
+    def __init__(self, labeled: int, unlabeled: int, size: tuple[int, int], num_classes: int) -> None:
+        self.metainfo = dict(classes=[f'class {label}' for label in range(num_classes)])
+        self.num_labeled, self.num_unlabeled, self.size = labeled, unlabeled, size
+
+    def __len__(self) -> int:
+        return self.num_labeled + self.num_unlabeled
+
+    def __getitem__(self, index: int) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        sample = SegDataSample(metainfo=dict(stream='labeled' if index < self.num_labeled else 'unlabeled'))
+        if index < self.num_labeled:
+            blocks = [-(-side // LABEL_BLOCK) for side in self.size]
+            label = torch.randint(len(self.metainfo['classes']), (1, *blocks), generator=generator)
+            label = label.repeat_interleave(LABEL_BLOCK, 1).repeat_interleave(LABEL_BLOCK, 2)
+            sample.gt_sem_seg = PixelData(data=label[:, : self.size[0], : self.size[1]].contiguous())
+        image = torch.randint(256, (3, *self.size), dtype=torch.uint8, generator=generator)
+        return dict(inputs=image, data_samples=sample)
+
+
+def overhead(step: dict[str, float], floor: dict[str, float]) -> dict[str, float]:
+    """What is not network time, by phase: all phases but the forward passes, and of the backward pass the excess."""
+    return {phase: step[phase] - floor[phase] for phase in PHASES if not phase.endswith('forward')}
+
+
+def table(steps: list[dict[str, float]], floors: list[dict[str, float]]) -> str:
+    """Median times in milliseconds by phase, and the two overheads."""
+    overs = [overhead(step, floor) for step, floor in zip(steps, floors, strict=True)]
+    bare = statistics.median(sum(floor.values()) for floor in floors)
+    lines = [f'{"":18}{"step ms":>10}{"floor ms":>10}{"over ms":>10}{"% of floor":>12}']
+
+    def add_row(name: str, *seconds: list[float]) -> None:
+        step, floor, over = (statistics.median(values) if any(values) else None for values in seconds)
+        numbers = [None if x is None else 1e3 * x for x in (step, floor, over)]
+        numbers.append(None if over is None else 100 * over / bare)
+        cells = ['-' if x is None else f'{x:.1f}' for x in numbers]
+        lines.append(f'{name:18}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>12}')
+
+    for phase in PHASES:
+        if any(step[phase] for step in steps):  # there may be no teacher
+            add_row(phase, *([times.get(phase, 0) for times in of_all] for of_all in (steps, floors, overs)))
+    add_row('total', *([sum(times.values()) for times in of_all] for of_all in (steps, floors, overs)))
+
+    def percent(without: str = '') -> float:
+        """Median over pairs of a step and its floor."""
+        pairs = zip(overs, floors, strict=True)
+        return 100 * statistics.median((sum(o.values()) - o.get(without, 0)) / sum(f.values()) for o, f in pairs)
+
+    lines.append(f"overhead without the optimizer's step: {percent('optimizer'):.1f} %")
+    return '\n'.join([*lines, f'overhead: {percent():.1f} %'])
+
+
+def forget_weights(node: Any) -> None:
+    """Let no part of a config load weights: their values do not matter here."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == 'pretrained' or (key == 'init_cfg' and isinstance(value, dict) and 'checkpoint' in value):
+                node[key] = None
+            forget_weights(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            forget_weights(value)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine lacks."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device must be 'cpu', 'cuda' or 'cuda:0', 'cuda:1', ..., not '{name}'.") from None
+    if device.type != 'cpu' and (device.type != 'cuda' or (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f'This machine has no device {name}; choose --device cpu or one that it has.')
+
+
+def benchmark_config(args: argparse.Namespace, work_dir: str) -> Config:
+    """The config that the command line names, for :class:`BenchmarkLoop`."""
+    args.work_dir, args.launcher, args.local_rank = work_dir, 'none', 0
+    cfg = load_config(args)
+    forget_weights(cfg.model)
+    sampler = cfg.train_dataloader.sampler
+    labeled, unlabeled = args.batch or (sampler.labeled, sampler.unlabeled)
+    needed = 1 if cfg.model.data_preprocessor.num_strong else 0
+    if labeled < 1 or unlabeled < needed:
+        raise UsageError(
+            f'--batch needs at least 1 labeled and {needed} unlabeled crops for {cfg.model.type}, not {labeled} and '
+            f'{unlabeled}.'
+        )
+    size = (args.crop, args.crop) if args.crop else tuple(cfg.model.data_preprocessor.size)
+    cfg.model.data_preprocessor.size = size
+    cfg.train_dataloader = dict(labeled=labeled, unlabeled=unlabeled, size=size)
+    options = dict(device=args.device, repeats=args.repeats, threads=args.threads)
+    cfg.train_cfg = dict(type='BenchmarkLoop', max_epochs=cfg.train_cfg.max_epochs, **options)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
+        cfg[key] = None
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.pop('visualization', None)
+    cfg.visualizer.vis_backends = []
+    cfg.load_from, cfg.resume, cfg.log_level = None, False, 'ERROR'
+    cfg.experiment_name = work_dir.replace('/', '-')  # mmengine knows its logs by this name in the whole process
+    return cfg
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--crop', type=int, help="side of the crops in pixels, by default the config's")
+    parser.add_argument(
+        '--batch', type=int, nargs=2, metavar=('L', 'U'), help="labeled and unlabeled crops, by default the config's"
+    )
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config keys')
+    parser.add_argument('--repeats', type=int, default=5, help='pairs of a step and its floor, after one that warms up')
+    parser.add_argument('--threads', type=int, default=1, help='threads of a CPU')
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    args = parse_args(arguments)
+    check_device(args.device)
+    for name in ('repeats', 'threads', 'crop'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UsageError(f'--{name} must be at least 1, not {getattr(args, name)}.')
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as work_dir:
+        cfg = benchmark_config(args, work_dir)
+        runner = build_runner(cfg)
+        runner.train()
+    loader = cfg.train_dataloader
+    print(
+        f'{args.config}: {loader.labeled} labeled + {loader.unlabeled} unlabeled crops of {loader.size[0]} x '
+        f'{loader.size[1]}, {args.device}, {args.repeats} steps'
+    )
+    print(table(runner.train_loop.steps, runner.train_loop.floors))
+
+
+if __name__ == '__main__':
+    run(main)
