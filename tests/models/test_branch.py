@@ -167,7 +167,9 @@ def test_split_takes_every_part_apart():
 def test_a_decoder_without_a_last_feature_is_named():
     cfg = tiny.segmentor()
     cfg['decode_head'] = dict(type='DeepLabV2Head', in_channels=64, in_index=3, num_classes=4, dilations=(1,))
-    with pytest.raises(ValueError, match=r'DeepLabV2Head does not have; set model.heads.embedding.source .*: backbone,'):
+    with pytest.raises(
+        ValueError, match=r'DeepLabV2Head does not have; set model.heads.embedding.source .*: backbone,'
+    ):
         Branch(cfg, dict(embedding=tiny.HEADS['embedding']))
     Branch(cfg, dict(embedding=dict(type='ProjectionHead', in_channels=64, source='backbone')))
 

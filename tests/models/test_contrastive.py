@@ -86,19 +86,6 @@ def test_contrastive_losses_pass_gradcheck(padded):
     assert gradcheck(lambda x, p: prototype_contrast(x, labels, p, SEEN, 0.5, valid), (features, prototypes))
 
 
-@VALID
-def test_contrastive_losses_trace_into_one_graph(padded):
-    features, labels, prototypes, valid = inputs(torch.float32, padded)
-    features.requires_grad_()
-
-    def step(x):
-        return intra_image_contrast(x, labels, C, valid) + prototype_contrast(x, labels, prototypes, SEEN, 0.1, valid)
-
-    torch._dynamo.reset()
-    traced = torch.compile(step, backend='eager', fullgraph=True)
-    torch.testing.assert_close(traced(features), step(features))
-
-
 def test_intra_image_contrast_is_zero_for_one_direction_per_class_and_one_for_opposite_labels():
     labels = torch.tensor([[0, 0, 1, 1]])
     directions = torch.eye(D)[labels]

@@ -234,7 +234,8 @@ def benchmark_config(args: argparse.Namespace, work_dir: str) -> Config:
     cfg.default_hooks.pop('visualization', None)
     cfg.visualizer.vis_backends = []
     cfg.load_from, cfg.resume, cfg.log_level = None, False, 'ERROR'
-    cfg.experiment_name = work_dir.replace('/', '-')  # mmengine knows its logs by this name in the whole process
+    # mmengine knows logs and visualizers by name in the whole process.
+    cfg.experiment_name = cfg.visualizer.name = work_dir.replace('/', '-')
     return cfg
 
 
