@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/deeplabv3plus_r18w32.py',
+    '../_base_/models/deeplabv3plus_r18w16.py',
     '../_base_/datasets/shapes.py',
     '../_base_/schedules/adamw_shapes.py',
     '../_base_/methods/supervised.py',

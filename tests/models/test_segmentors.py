@@ -183,7 +183,7 @@ def test_a_plain_mmseg_checkpoint_starts_every_branch():
         ('FixMatch', dict(unsup_weight=-1), 'must be 0 or more'),
         ('FixMatch', dict(preprocessor=dict(num_strong=0)), 'num_strong >= 1'),
         ('MLLC', dict(heads={}), 'MLLC needs model.heads.embedding'),
-        ('MLLC', dict(temperature=0), 'temperature above 0'),
+        ('MLLC', dict(temperature=0), 'temperature must lie above 0'),
         ('MLLC', dict(preprocessor=dict(num_strong=2)), 'MLLC learns one strong view'),
     ],
 )

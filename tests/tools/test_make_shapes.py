@@ -133,5 +133,5 @@ def test_a_broken_off_run_is_finished(make_shapes, tmp_path, monkeypatch):
 def test_command_line_says_what_it_wrote(tmp_path):
     command = [sys.executable, str(CONVERTERS / 'make_shapes.py'), str(tmp_path), '--train', '1', '--val', '1']
     outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert outputs[0] == f'wrote 1 training and 1 validation images of 128 x 128 pixels in {tmp_path}\n'
+    assert outputs[0] == f'wrote 1 training and 1 validation images of 96 x 96 pixels in {tmp_path}\n'
     assert outputs[1].startswith('kept the 1 training')

@@ -161,7 +161,7 @@ def remove_images(out: Path, stamp: dict) -> None:
             (out / 'SegmentationClass' / f'{name}.png').unlink(missing_ok=True)
 
 
-def make_shapes(out: Path, seed: int = 0, train: int = 600, val: int = 100, size: int = 128, workers: int = 1) -> bool:
+def make_shapes(out: Path, seed: int = 0, train: int = 600, val: int = 100, size: int = 96, workers: int = 1) -> bool:
     """Write the data set below ``out``; returns False where the same data is there already.
 
     More than one worker are processes forked from this one: only for a process without threads of its own.
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--train', type=int, default=600, help='number of training images')
     parser.add_argument('--val', type=int, default=100, help='number of validation images')
-    parser.add_argument('--size', type=int, default=128, help='side of the square images in pixels')
+    parser.add_argument('--size', type=int, default=96, help='side of the square images in pixels')
     parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes')
     args = parser.parse_args()
     written = make_shapes(args.out, args.seed, args.train, args.val, args.size, workers=args.workers)

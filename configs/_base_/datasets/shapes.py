@@ -30,7 +30,7 @@ train_dataloader = dict(
     sampler=dict(labeled=4, unlabeled=4),
     dataset=dict(
         dataset=dict(type=dataset_type, data_root=data_root, ann_file='ImageSets/Segmentation/train.txt'),
-        labeled=48,
+        labeled=24,
         require_all_classes=True,
         pipeline=train_pipeline,
     ),
