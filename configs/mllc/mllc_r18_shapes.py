@@ -8,11 +8,11 @@ network = _base_.network
 network.decode_head.num_classes = 8
 model = dict(
     # From a random start, pseudo-labels are worth learning later than with pretrained weights.
-    unsup_warmup=6,
+    unsup_warmup=3,
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
     heads=dict(
-        embedding=dict(in_channels=64, out_channels=64, downsample=1, norm_cfg=dict(type='BN')),
+        embedding=dict(in_channels=64, out_channels=64, norm_cfg=dict(type='BN')),
         graph=dict(num_classes=8, feature_channels=64),
     ),
 )

@@ -84,6 +84,14 @@ def test_knn_affinity_equals_eq4(dtype, tolerance, padded, gamma, block_size):
     assert_close(dense_from_knn(index, weight), literal_affinity(features.double(), K, gamma, valid), tolerance)
 
 
+def test_features_of_length_one_need_no_second_normalisation():
+    _, features, _ = nodes()
+    unit = torch.nn.functional.normalize(features, dim=-1)
+    for ours, theirs in zip(knn_affinity(unit, K, normalized=True), knn_affinity(features, K), strict=True):
+        assert_close(ours, theirs, 1e-10)
+    assert not torch.allclose(knn_affinity(features, K, normalized=True)[1], knn_affinity(features, K)[1])
+
+
 @VALID
 def test_knn_affinity_lists_most_similar_neighbors_first(padded):
     _, features, valid = nodes(padded=padded)

@@ -76,7 +76,9 @@ class _SymmetricProduct(torch.autograd.Function):
         weight, x = ctx.saved_tensors
         grad = grad.contiguous()
         grad_x = ctx.edges.gather(weight, grad) + ctx.edges.scatter(weight, grad)
-        return None, ctx.edges.dot(grad, x) + ctx.edges.dot(x, grad), grad_x
+        # Both products of an edge's ends at once.
+        grad_weight = ctx.edges.dot(torch.cat((grad, x), -1), torch.cat((x, grad), -1))
+        return None, grad_weight, grad_x
 
 
 class _NearestCosine(torch.autograd.Function):
@@ -125,7 +127,12 @@ def _positive_power(cosine: Tensor, gamma: float) -> Tensor:
 
 
 def knn_affinity(
-    features: Tensor, k: int, gamma: float = 1.0, valid: Tensor | None = None, block_size: int = 512
+    features: Tensor,
+    k: int,
+    gamma: float = 1.0,
+    valid: Tensor | None = None,
+    block_size: int = 512,
+    normalized: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Affinity of every node to its k nearest neighbours by cosine, exact (eq. 4).
 
@@ -138,13 +145,16 @@ def knn_affinity(
         gamma (float): Exponent of the cosine, > 0.
         valid (Tensor, optional): False at padding, bool, (B, n).
         block_size (int): Rows of the similarity matrix that exist at one time, over the whole batch.
+        normalized (bool): Whether the features have length 1 already. Defaults to False.
 
     Returns:
         tuple[Tensor, Tensor]: Neighbours, long, (B, n, k), most similar first, and weights [cos]_+^gamma, (B, n, k).
         Where a node has fewer than k neighbours the missing ones have weight 0 and an arbitrary index.
     """
     with no_autocast(features):
-        unit = F.normalize(full_precision(features), dim=-1)
+        unit = full_precision(features)
+        if not normalized:
+            unit = F.normalize(unit, dim=-1)
         cosine, index = _NearestCosine.apply(unit, k, valid, block_size)
         return index, _positive_power(cosine, gamma)
 

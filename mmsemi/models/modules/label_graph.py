@@ -182,7 +182,8 @@ class LabelGraph(BaseModule):
             return torch.zeros_like(prob)
         if self.num_neighbors == float('inf'):
             return propagate_labels_dense(dense_affinity(features, self.gamma, valid), prob)
-        return propagate_labels(*knn_affinity(features, self.num_neighbors, self.gamma, valid), prob)
+        affinity = knn_affinity(features, self.num_neighbors, self.gamma, valid, normalized=True)
+        return propagate_labels(*affinity, prob)
 
     @staticmethod
     def _update_features(features: Tensor, prob: Tensor, mlp: nn.Module, valid: Tensor | None) -> Tensor:
