@@ -10,7 +10,7 @@ model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
     heads=dict(
-        embedding=dict(in_channels=64, out_channels=64, downsample=1, norm_cfg=dict(type='BN')),
+        embedding=dict(in_channels=64, out_channels=64, norm_cfg=dict(type='BN')),
         graph=dict(num_classes=11, feature_channels=64),
     ),
 )

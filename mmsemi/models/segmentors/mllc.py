@@ -50,8 +50,6 @@ class MLLC(SemiSegmentor):
         graph_supervision (float): Weight of the graphs' cross-entropy to the ground truth of labeled images, which the
             paper does not have: taught by pseudo-labels alone, f_C comes to agree with itself on the commonest class.
             Defaults to 1.
-        min_confidence (float): Least mean probability, over the graphs' layers, of a corrected label that is learned,
-            in [0, 1]; the paper learns every pixel. Defaults to 0.
         **kwargs: Those of :class:`SemiSegmentor`.
 
     Raises:
@@ -73,7 +71,6 @@ class MLLC(SemiSegmentor):
         dynamic_weight: bool = True,
         prototype_momentum: float = 0.99,
         graph_supervision: float = 1.0,
-        min_confidence: float = 0.0,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -81,7 +78,7 @@ class MLLC(SemiSegmentor):
         missing = {'embedding', 'graph'} - set(heads.keys())
         if missing:
             raise ValueError(f'MLLC needs model.heads.{min(missing)}; it has {sorted(heads.keys())}.')
-        shares = dict(threshold=threshold, intra_weight=intra_weight, min_confidence=min_confidence)
+        shares = dict(threshold=threshold, intra_weight=intra_weight)
         weights = dict(slg_weight=slg_weight, clg_weight=clg_weight, graph_supervision=graph_supervision)
         for name, value in shares.items():
             if not 0 <= value <= 1:
@@ -102,7 +99,6 @@ class MLLC(SemiSegmentor):
         self.temperature = temperature
         self.dynamic_weight = dynamic_weight
         self.graph_supervision = graph_supervision
-        self.min_confidence = min_confidence
         self.prototypes = nn.ModuleList(
             Prototypes(self.num_classes, heads['embedding'].out_channels, prototype_momentum)
             for _ in range(heads['graph'].num_layers)
@@ -176,18 +172,16 @@ class MLLC(SemiSegmentor):
         """The teacher's labels of the weak view after correction; its features of both streams move the prototypes.
 
         Returns:
-            tuple[Tensor, dict[str, Tensor]]: Labels, (B, H, W), 255 where ``min_confidence`` leaves a pixel out. And
-            what the log tells.
+            tuple[Tensor, dict[str, Tensor]]: Labels, (B, H, W), of which every valid pixel is learned. And what the log
+            tells: as confident counts a pixel whose classifier reaches its class's threshold.
         """
         views, threshold = self.refined_views(self.teacher, streams, streams.weak, streams.valid)
         weak, labeled = views['unlabeled'], views['labeled']
         # argmax of the sum over layers, below eq. 15; without layers the classifier's own labels.
         probs = weak.heads['graph'].probs
-        layers = probs[1:] or probs
-        mean = resize(sum(layers) / len(layers), size=weak.size, mode='bilinear', align_corners=weak.align_corners)
-        sureness, label = mean.max(1)
-        learned = torch.where(sureness >= self.min_confidence, label, IGNORE_INDEX)
-        self.observe(weak, learned)
+        total = sum(probs[1:] or probs)
+        label = resize(total, size=weak.size, mode='bilinear', align_corners=weak.align_corners).argmax(1)
+        self.observe(weak, label)
         self.observe(labeled, streams.labels)
 
         confidence, best = probabilities(weak.logits).max(1)
@@ -197,7 +191,7 @@ class MLLC(SemiSegmentor):
         if streams.unlabeled_gt is not None:
             counted = streams.valid & (streams.unlabeled_gt != IGNORE_INDEX)
             report['accuracy_uncorrected'] = label_accuracy(best, streams.unlabeled_gt, counted)
-        return learned, report
+        return label, report
 
     def observe(self, out: BranchOutput, labels: Tensor) -> None:
         """Eq. 13, for each layer; ``labels`` (B, H, W)."""
@@ -238,11 +232,8 @@ class MLLC(SemiSegmentor):
 
 
 def _nll(log_prob: Tensor, label: Tensor, valid: Tensor, dynamic_weight: bool = False) -> Tensor:
-    """Mean negative log-likelihood of ``label`` over valid pixels, where those without label (255) count as 0;
-    ``dynamic_weight``: times its own (detached) probability, eq. 16.
-    """
-    known = label != IGNORE_INDEX
-    nll = -log_prob.gather(1, torch.where(known, label, 0)[:, None])[:, 0]
+    """Mean negative log-likelihood of ``label``; ``dynamic_weight``: times its own (detached) probability, eq. 16."""
+    nll = -log_prob.gather(1, label[:, None])[:, 0]
     if dynamic_weight:
         nll = nll * (-nll.detach()).exp()
-    return masked_mean(torch.where(known, nll, 0), valid)
+    return masked_mean(nll, valid)
