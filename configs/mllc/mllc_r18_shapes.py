@@ -8,7 +8,7 @@ network = _base_.network
 network.decode_head.num_classes = 8
 model = dict(
     # From a random start, pseudo-labels are worth learning later than with pretrained weights.
-    unsup_warmup=3,
+    unsup_warmup=6,
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
     heads=dict(
