@@ -108,9 +108,13 @@ def test_random_scale_is_relative_to_the_image(monkeypatch):
 MAKERS = {
     'voc_blender': make_voc,
     'voc_blender_321': make_voc,
+    'voc_blender_513': make_voc,
     'voc_classic': make_voc,
     'voc_classic_321': make_voc,
+    'voc_classic_513': make_voc,
     'cityscapes': make_cityscapes,
+    'cityscapes_769': make_cityscapes,
+    'cityscapes_801': make_cityscapes,
     'cityscapes_half': make_cityscapes,
     'camvid': make_camvid,
     'folder': make_folder,
@@ -118,7 +122,7 @@ MAKERS = {
 
 
 def test_every_dataset_config_is_tested():
-    assert {path.stem for path in CONFIGS.glob('*.py')} - {'shapes'} == set(MAKERS)
+    assert {path.stem for path in CONFIGS.glob('*.py')} - {'shapes', 'loaders'} == set(MAKERS)
 
 
 @pytest.mark.parametrize('name', MAKERS)
