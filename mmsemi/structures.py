@@ -32,28 +32,57 @@ class PseudoLabel:
 
 @dataclass
 class Mix:
-    """Which pixels of each image are replaced by those of its partner in the batch, ``flip(0)``.
+    """Which pixels of each image are replaced by those of its partner in the batch.
 
     Mixing inside the batch needs no second batch and no second forward pass.
 
     Args:
         mask (Tensor): True where the partner's pixel is taken, bool, (B, H, W).
+        partner (Tensor, optional): Index of each image's partner, long, (B,). Defaults to the reverse order.
     """
 
     mask: Tensor
+    partner: Tensor | None = None
 
     def images(self, images: Tensor) -> Tensor:
         """Mix ``images`` (B, C, H, W)."""
-        return torch.where(self.mask[:, None], images.flip(0), images)
+        return torch.where(self.mask[:, None], self.partners(images), images)
 
     def maps(self, maps: Tensor) -> Tensor:
         """Mix ``maps`` (B, H, W): labels, weights, validity."""
-        return torch.where(self.mask, maps.flip(0), maps)
+        return torch.where(self.mask, self.partners(maps), maps)
+
+    def partners(self, values: Tensor) -> Tensor:
+        """What belongs to each image's partner, (B, ...)."""
+        return values.flip(0) if self.partner is None else values[self.partner]
+
+    def at(self, rows: Tensor, columns: Tensor) -> Mix:
+        """The mix of maps that have only these rows (h,) and columns (w,)."""
+        return Mix(self.mask[:, rows[:, None], columns], self.partner)
 
     def labels(self, pseudo: PseudoLabel) -> PseudoLabel:
         """Mix a pseudo-label with the boxes that its images were mixed with."""
         prob = None if pseudo.prob is None else self.images(pseudo.prob)
         return PseudoLabel(self.maps(pseudo.label), self.maps(pseudo.weight), prob)
+
+
+@dataclass
+class Paste:
+    """Labeled pixels that were put into unlabeled images, before these are mixed.
+
+    Args:
+        mask (Tensor): True where a labeled pixel lies, bool, (B, H, W).
+        labels (Tensor): Its ground truth, long, (B, H, W), read where ``mask``; 255 = ignore.
+    """
+
+    mask: Tensor
+    labels: Tensor
+
+    def truth(self, pseudo: PseudoLabel) -> PseudoLabel:
+        """Pseudo-labels of the unlabeled images, with the ground truth, fully counted, where it is known."""
+        given = self.labels != IGNORE_INDEX
+        label = torch.where(self.mask & given, self.labels, pseudo.label)
+        return replace(pseudo, label=label, weight=torch.where(self.mask, given.to(pseudo.weight), pseudo.weight))
 
 
 @dataclass
@@ -67,7 +96,9 @@ class Streams:
         strong (tuple[Tensor]): Strong views of ``weak``, each (Bu, 3, H, W), not yet mixed.
         valid (Tensor): False where an unlabeled crop was padded, bool, (Bu, H, W).
         mix (tuple[Mix]): How each strong view is mixed.
+        pasted (tuple[Paste]): What each strong view shows of labeled images, where a method pastes some into them.
         unlabeled_gt (Tensor, optional): Ground truth of the unlabeled images, for diagnostics alone: no loss reads it.
+        labeled_mix (Mix, optional): How ``labeled`` and ``labels`` were mixed, where a method mixes labeled images.
     """
 
     labeled: Tensor
@@ -76,4 +107,10 @@ class Streams:
     strong: tuple[Tensor, ...] = ()
     valid: Tensor | None = None
     mix: tuple[Mix, ...] = field(default=())
+    pasted: tuple[Paste, ...] = ()
     unlabeled_gt: Tensor | None = None
+    labeled_mix: Mix | None = None
+
+    def own(self, i: int) -> Tensor:
+        """Where strong view ``i``, before it is mixed, shows the unlabeled images themselves, bool, (Bu, H, W)."""
+        return self.valid & ~self.pasted[i].mask if self.pasted else self.valid

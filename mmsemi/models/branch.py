@@ -85,13 +85,27 @@ class Branch(BaseModule):
     def __init__(self, segmentor: dict, heads: dict[str, dict] | None = None) -> None:
         super().__init__()
         # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
-        self.segmentor = MODELS.build(copy.deepcopy(segmentor))
-        self.heads = nn.ModuleDict({name: MODELS.build(head) for name, head in (heads or {}).items()})
+        self.segmentor = MODELS.build(_with_init_cfg(copy.deepcopy(segmentor)))
+        self.heads = nn.ModuleDict()
         self._taps: dict[str, Tensor] = {}
-        readers = {head.source: name for name, head in self.heads.items() if hasattr(head, 'source')}
-        for source, reader in readers.items():
-            if source not in ('backbone', 'classifier'):
-                self._tap(source, reader)
+        self._tapped: set[str] = {'backbone', 'classifier'}
+        self.add_heads(heads or {})
+
+    def add_heads(self, heads: dict[str, dict]) -> None:
+        """Add auxiliary heads by name.
+
+        Raises:
+            ValueError: If a name is taken, or a head reads a feature that the decode head does not have.
+        """
+        for name, config in heads.items():
+            if name in self.heads:
+                raise ValueError(f"There is a head '{name}' already; name the other one differently.")
+            head = MODELS.build(config)
+            self.heads[name] = head
+            source = getattr(head, 'source', 'backbone')
+            if source not in self._tapped:
+                self._tap(source, name)
+                self._tapped.add(source)
 
     def _tap(self, source: str, reader: str) -> None:
         """Keep a feature inside the decode head for the heads that read it."""
@@ -202,3 +216,13 @@ class Branch(BaseModule):
             if hasattr(head, 'source'):
                 out.heads[name] = head(out)
         return out
+
+
+def _with_init_cfg(segmentor: dict) -> dict:
+    """Hand ``pretrained`` on as mmpretrain's backbones take it: classifiers' checkpoints, by ``init_cfg``."""
+    backbone = segmentor.get('backbone', {})
+    if str(backbone.get('type', '')).startswith('mmpretrain.') and 'pretrained' in segmentor:
+        checkpoint = segmentor.pop('pretrained')
+        if checkpoint:
+            backbone['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')
+    return segmentor

@@ -19,3 +19,9 @@ def no_autocast(like: Tensor) -> torch.autocast:
 def probabilities(logits: Tensor) -> Tensor:
     """Softmax over the classes, (B, C, ...), in full precision."""
     return full_precision(logits).softmax(1)
+
+
+def prediction_entropy(logits: Tensor) -> Tensor:
+    """Entropy of the class probabilities of scores (B, C, ...), >= 0, in full precision, (B, ...)."""
+    log_prob = full_precision(logits).log_softmax(1)
+    return -(log_prob.exp() * log_prob).sum(1)

@@ -3,6 +3,7 @@ import torch
 
 from mmsemi.models import Branch, BranchOutput, DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
 from mmsemi.models.modules.label_graph import GraphOutput
+from mmsemi.registry import MODELS
 from tests import tiny
 
 
@@ -156,7 +157,9 @@ def test_the_backbone_runs_once_and_the_decoder_sees_clean_and_perturbed_togethe
 
 def test_split_takes_every_part_apart():
     maps = torch.arange(3.0).view(3, 1, 1, 1)
-    out = BranchOutput((maps,), maps, (2, 2), heads={'embedding': maps, 'graph': GraphOutput((maps,), (maps, maps))})
+    out = BranchOutput(
+        (maps,), maps, (2, 2), heads={'embedding': maps, 'graph': GraphOutput((maps,), (maps, maps), maps)}
+    )
     first, second = out.split([1, 2])
     assert second.heads['embedding'].flatten().tolist() == [1, 2]
     assert second.heads['graph'].features[1].flatten().tolist() == [1, 2] and len(first.heads['graph'].probs) == 1
@@ -184,3 +187,48 @@ def test_projection_head_reads_the_backbone_and_pools():
 def test_projection_head_arguments_out_of_range_are_named(arguments):
     with pytest.raises(ValueError, match='ProjectionHead'):
         ProjectionHead(8, **arguments)
+
+
+def transformer(**kwargs) -> dict:
+    """A backbone of mmpretrain under mmseg's DPT decoder."""
+    import mmpretrain.models  # noqa: F401
+
+    arch = dict(embed_dims=8, num_layers=4, num_heads=2, feedforward_channels=16)
+    backbone = dict(type='mmpretrain.VisionTransformer', arch=arch, img_size=32, patch_size=8, out_type='featmap')
+    head = dict(
+        type='PlainDPTHead',
+        in_channels=(8,) * 4,
+        in_index=(0, 1, 2, 3),
+        input_transform='multiple_select',
+        embed_dims=8,
+        post_process_channels=[4] * 4,
+        channels=8,
+        patch_size=8,
+        num_classes=4,
+        loss_decode=dict(type='PixelCrossEntropyLoss'),
+    )
+    return dict(type='EncoderDecoder', backbone={**backbone, 'out_indices': (0, 1, 2, 3)}, decode_head=head, **kwargs)
+
+
+def test_a_transformer_of_mmpretrain_and_a_dpt_decoder_are_a_branch():
+    branch = Branch(transformer(test_cfg=dict(mode='whole')))
+    images = torch.randn(2, 3, 32, 32)
+    out = branch.forward_perturbed(torch.nn.Dropout2d(0.5), 2, labeled=images, weak=images)
+    assert out['labeled'].logits.shape == out['perturbed_1'].logits.shape == (2, 4, 32, 32)
+    assert [level.shape for level in out['weak'].features] == [(2, 8, 4, 4)] * 4
+
+
+def test_a_backbone_of_mmpretrain_starts_from_a_classifiers_checkpoint(tmp_path):
+    path = str(tmp_path / 'classifier.pth')
+    trained = Branch(transformer()).segmentor.backbone.state_dict()
+    torch.save({'state_dict': {f'backbone.{name}': value for name, value in trained.items()}}, path)
+    branch = Branch(transformer(pretrained=path))
+    branch.init_weights()
+    assert all(torch.equal(value, trained[name]) for name, value in branch.segmentor.backbone.state_dict().items())
+    assert Branch(transformer(pretrained=None)).segmentor.backbone.init_cfg != branch.segmentor.backbone.init_cfg
+
+
+def test_a_decoder_that_reads_the_class_token_is_refused():
+    head = transformer()['decode_head']
+    with pytest.raises(ValueError, match="readout_type must be 'ignore', not 'project'"):
+        MODELS.build({**head, 'readout_type': 'project'})

@@ -1,6 +1,8 @@
 from .correlation_head import CorrelationHead
 from .deeplabv2_head import DeepLabV2Head
 from .deeplabv3plus_head import DeepLabV3PlusHead
+from .dpt_head import PlainDPTHead
+from .patch_classifier import PatchClassifier
 from .projection_head import ProjectionHead
 
-__all__ = ['CorrelationHead', 'DeepLabV2Head', 'DeepLabV3PlusHead', 'ProjectionHead']
+__all__ = ['CorrelationHead', 'DeepLabV2Head', 'DeepLabV3PlusHead', 'PatchClassifier', 'PlainDPTHead', 'ProjectionHead']

@@ -38,3 +38,31 @@ def info_nce(
         similarity = F.normalize(anchors) @ F.normalize(bank).to(anchors.dtype).T / temperature
         samples = similarity.gather(1, torch.cat([positives[:, None], negatives], 1))
         return ((samples.logsumexp(1) - samples[:, 0]) * weight).sum()
+
+
+def sampled_info_nce(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float, weight: Tensor
+) -> Tensor:
+    """:func:`info_nce` of samples that are at hand, for banks too large to compare every anchor with.
+
+    Source: U2PL, Wang et al., 2022 (arXiv:2203.03884), the contrastive loss.
+
+    Args:
+        anchors (Tensor): (..., D), any length.
+        positives (Tensor): One sample of each anchor, which learns nothing, (..., D) or a shape that expands to it.
+        negatives (Tensor): Its other samples, which learn nothing, (..., N, D), any length.
+        temperature (float): What similarities are divided by, > 0.
+        weight (Tensor): What each anchor counts, >= 0, (...); 0 leaves it out.
+
+    Returns:
+        Tensor: A scalar, >= 0.
+    """
+    with no_autocast(anchors):
+        anchors = F.normalize(full_precision(anchors), dim=-1)
+        positives, negatives = (full_precision(x.detach()).to(anchors.dtype) for x in (positives, negatives))
+        positive = (anchors * F.normalize(positives, dim=-1)).sum(-1, keepdim=True)
+        # Divided afterwards: the samples are many, and a normalised copy of them would be as large.
+        length = negatives.norm(dim=-1).clamp(min=1e-12)
+        negative = (negatives @ anchors[..., None])[..., 0] / length
+        similarity = torch.cat([positive, negative], -1) / temperature
+        return ((similarity.logsumexp(-1) - similarity[..., 0]) * weight).sum()

@@ -10,6 +10,9 @@ from mmsemi.models.precision import full_precision
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel
 
+_SMALLEST_TOTAL = 1e-6
+"""Weights whose sum is below this count as none: they are divided by this, lest a gradient overflow."""
+
 
 def pixel_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | None = None) -> Tensor:
     """Weighted cross-entropy to a pseudo-label, summed over pixels and divided by the number of *valid* pixels.
@@ -44,6 +47,26 @@ def soft_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | None
     """
     log_prob = full_precision(logits).log_softmax(1)
     return masked_mean(-(pseudo.prob * log_prob).sum(1) * pseudo.weight, valid)
+
+
+def normalised_cross_entropy(logits: Tensor, pseudo: PseudoLabel, total: Tensor) -> Tensor:
+    """Weighted cross-entropy to a pseudo-label, summed over pixels and divided by ``total``.
+
+    With the sum of the weights as ``total`` it is a weighted mean: a batch with few sure pixels teaches as much as any
+    other.
+
+    Source: AEL, dynamic re-weighting.
+
+    Args:
+        logits (Tensor): Class scores, (B, C, H, W).
+        pseudo (PseudoLabel): Labels and weights, (B, H, W).
+        total (Tensor): What the weights sum to, >= 0, a scalar.
+
+    Returns:
+        Tensor: A scalar, 0 where ``total`` is 0.
+    """
+    loss = F.cross_entropy(logits, pseudo.label, reduction='none', ignore_index=IGNORE_INDEX) * pseudo.weight
+    return loss.sum() / total.clamp(min=_SMALLEST_TOTAL)
 
 
 def masked_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:

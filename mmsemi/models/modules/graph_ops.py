@@ -1,4 +1,4 @@
-"""The two graphs of MLLC as functions: exact, and linear in the number of nodes.
+"""The two graphs of MLLC as functions: exact, with memory linear in the number of nodes unless they are dense.
 
 Nodes are pixels. Every function takes batches (B, n, .), one graph per batch entry, computes in float32 (float64 if
 given float64) whatever autocast says, is differentiable, and needs neither an n x n matrix (the two named dense aside)

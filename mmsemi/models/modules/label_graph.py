@@ -36,16 +36,18 @@ class GraphOutput:
     Args:
         probs (tuple[Tensor]): Class-level nodes: class probabilities, K + 1 maps (B, C, h, w); the first is the input.
         features (tuple[Tensor]): Semantic-level nodes: features of length 1, K + 1 maps (B, D, h, w).
+        threshold (Tensor): From what probability on each class counts as confident, (C,).
     """
 
     probs: tuple[Tensor, ...]
     features: tuple[Tensor, ...]
+    threshold: Tensor
 
     def split(self, sizes: list[int]) -> list[GraphOutput]:
         """Take apart the images of a joint pass, ``sizes`` images each."""
         probs = zip(*(maps.split(sizes) for maps in self.probs), strict=True)
         features = zip(*(maps.split(sizes) for maps in self.features), strict=True)
-        return [GraphOutput(p, f) for p, f in zip(probs, features, strict=True)]
+        return [GraphOutput(p, f, self.threshold) for p, f in zip(probs, features, strict=True)]
 
 
 def _mlp(channels: int, hidden_channels: int) -> nn.Sequential:
@@ -72,7 +74,7 @@ class LabelGraph(BaseModule):
         num_classes (int): Number of classes C, >= 2.
         feature_channels (int): Channels D of the features.
         num_layers (int): Layers K; 0 = no graph.
-        num_neighbors (int | float | str): Neighbours k in the SLG; 0 = no probabilities are propagated (table VIII),
+        num_neighbors (int | float | str): Neighbours k in the SLG; 0 = no probabilities are propagated,
             ``float('inf')`` or ``'inf'`` = all pixels, with memory quadratic in the number of pixels.
         gamma (float): Exponent of the cosine similarity (eq. 4), > 0.
         alpha (float): Share of the propagated probabilities where the head is confident, in [0, 1]; ``1 - alpha``
@@ -151,7 +153,7 @@ class LabelGraph(BaseModule):
                 node_prob, node_features = self._layer(layer, node_prob, node_features, share, valid_nodes)
                 probs.append(self._to_maps(node_prob, prob))
                 feature_maps.append(self._to_maps(node_features, features))
-        return GraphOutput(tuple(probs), tuple(feature_maps))
+        return GraphOutput(tuple(probs), tuple(feature_maps), threshold)
 
     def _layer(
         self, layer: int, prob: Tensor, features: Tensor, share: Tensor, valid: Tensor | None

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.models.utils import resize
 from mmseg.utils import add_prefix
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.pseudo_labels import label_accuracy
@@ -22,8 +22,9 @@ _PREDICTORS = ('student', 'teacher')
 class SemiSegmentor(BaseSegmentor):
     """Base class: builds the branches and adds up ``supervised_loss`` and ``unsupervised_loss``.
 
-    A method says which views share a forward pass (``student_views``: batch statistics depend on it) and what the
-    unlabeled views are taught (``unsupervised_loss``).
+    A method says which views share a forward pass (``student_views``: batch statistics depend on it), who labels the
+    weak view (``guide_views``) and what the unlabeled views are taught (``unsupervised_loss``). All methods name the
+    student's views 'labeled', 'weak', 'strong_0', 'strong_1', ..., and the output that labels the weak view 'guide'.
 
     Args:
         student (dict): Config of an mmseg ``EncoderDecoder``.
@@ -32,6 +33,7 @@ class SemiSegmentor(BaseSegmentor):
         sup_weight (float): Factor of all supervised terms. Defaults to 1.
         unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
         unsup_warmup (float): Epochs over which that factor rises from (nearly) 0. Defaults to 0.
+        plugins (list[dict], optional): Configs of :class:`Plugin` that add losses to those of the method.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
 
@@ -49,6 +51,7 @@ class SemiSegmentor(BaseSegmentor):
         sup_weight: float = 1.0,
         unsup_weight: float = 1.0,
         unsup_warmup: float = 0.0,
+        plugins: list[dict] | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -61,7 +64,14 @@ class SemiSegmentor(BaseSegmentor):
         self.unsup_warmup = unsup_warmup
         self.student = Branch(student, heads)
         if self.has_teacher:
-            self.teacher = Branch(student, heads).requires_grad_(False)
+            self.teacher = Branch(student, heads)
+        self.plugins = nn.ModuleList(MODELS.build(plugin) for plugin in plugins or ())
+        for plugin in self.plugins:
+            plugin_heads = plugin.head_configs(self.student, self.data_preprocessor.size)
+            for name in self.branches:
+                getattr(self, name).add_heads(plugin_heads)
+        if self.has_teacher:
+            self.teacher.requires_grad_(False)
             self._copy_student()
         self.test_cfg = dict(test_cfg or {})
         self.predict_on = self.test_cfg.get('predict_on') or self.branches[-1]
@@ -127,21 +137,45 @@ class SemiSegmentor(BaseSegmentor):
 
     def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
         """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
-        views = self.student_views(inputs)
-        supervised = self.supervised_loss(views['labeled'], inputs.labels)
-        unsupervised = self.unsupervised_loss(inputs, views)
+        guides = self.guide_views(inputs)
+        streams = self.adapt_streams(inputs, guides)
+        views = {**self.student_views(streams), **guides}
+        supervised = self.supervised_loss(views['labeled'], streams.labels)
+        unsupervised = self.unsupervised_loss(streams, views)
+        for plugin in self.plugins:
+            unsupervised = _weighted(unsupervised, plugin.unsup_scale)
+        for plugin in self.plugins:
+            supervised.update(plugin.supervised_loss(views['labeled'], streams.labels))
+            unsupervised.update(plugin.unsupervised_loss(streams, views))
         return {
             **add_prefix(_weighted(supervised, self.sup_weight), 'sup'),
             **add_prefix(_weighted(unsupervised, self.unsup_factor()), 'unsup'),
         }
 
+    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """Run the teacher, where there is one; 'guide', its output of the weak view, is one of the views."""
+        return {}
+
+    def adapt_streams(self, streams: Streams, guides: dict[str, BranchOutput]) -> Streams:
+        """Mix the images by what the teacher sees in them; by default they stay as they are."""
+        return streams
+
     @abstractmethod
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
-        """Run the student on the views it learns from; 'labeled' is one of them."""
+        """Run the student on the views it learns from; 'labeled' is one of them.
+
+        Without a teacher that labels the weak view, 'guide' is one too: the student's own output of it.
+        """
 
     @abstractmethod
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Losses of the unlabeled views, and what the log should tell of them."""
+
+    def reweight(self, pseudo: PseudoLabel, guide: BranchOutput) -> PseudoLabel:
+        """Let the plugins weigh the labels that ``guide`` gave the weak view."""
+        for plugin in self.plugins:
+            pseudo = plugin.reweight(pseudo, guide)
+        return pseudo
 
     def unsup_factor(self) -> Tensor | float:
         """Weight of the unsupervised terms at this point of training.

@@ -1,0 +1,2 @@
+_base_ = '../ael/ael_r50_cityscapes.py'
+model = dict(plugins=[dict(type='MPMC')])

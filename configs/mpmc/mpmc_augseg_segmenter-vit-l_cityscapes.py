@@ -1,0 +1,2 @@
+_base_ = '../augseg/augseg_segmenter-vit-l_cityscapes.py'
+model = dict(plugins=[dict(type='MPMC', norm_cfg=dict(type='SyncBN'))])

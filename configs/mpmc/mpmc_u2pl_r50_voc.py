@@ -1,0 +1,2 @@
+_base_ = '../u2pl/u2pl_r50_voc.py'
+model = dict(plugins=[dict(type='MPMC')])

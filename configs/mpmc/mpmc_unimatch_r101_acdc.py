@@ -1,0 +1,2 @@
+_base_ = '../unimatch/unimatch_r101_acdc.py'
+model = dict(plugins=[dict(type='MPMC')])

@@ -1,0 +1,2 @@
+_base_ = '../unimatch/unimatch_r50_cityscapes.py'
+model = dict(plugins=[dict(type='MPMC')])

@@ -1,0 +1,230 @@
+"""MPMC: a classifier of patches learns which classes are near, and doubts pseudo-labels of classes that are not.
+
+Beyond Pixels: Semi-Supervised Semantic Segmentation with a Multi-scale Patch-based Multi-Label Classifier,
+https://arxiv.org/abs/2407.04036
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmsemi.models.branch import Branch, BranchOutput
+from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
+from mmsemi.models.losses.pixel import masked_mean
+from mmsemi.models.modules.receptive_field import Field, receptive_fields
+from mmsemi.models.precision import full_precision
+from mmsemi.registry import MODELS
+from mmsemi.structures import PseudoLabel, Streams
+
+from .plugin import Plugin
+
+_HEAD = 'patch_classifier'
+
+
+@MODELS.register_module()
+class MPMC(Plugin):
+    """A multi-label classifier of patches beside any method.
+
+    Every branch gets the head ``patch_classifier``. A patch is the receptive field of a location of the feature that
+    the head reads, computed from the network's own layers. The whole loss is ``L_l + L_l^M + alpha L_u + beta L_u^M``,
+    times the method's own factors of its supervised and unsupervised terms.
+
+    Source: Howlader et al., 2024, section 3.3. Where the paper is silent or contradicts itself, the choices are in
+    configs/mpmc/README.md.
+
+    Args:
+        alpha (float): Factor of the method's unsupervised losses. Defaults to 0.25.
+        beta (float): Weight of the unsupervised loss of patches. Defaults to 0.15.
+        position (str): Feature that is classified: 'stage1', 'stage2', ..., the levels that the backbone returns, or
+            'decoder', the last one in front of the segmentor's classifier. Defaults to 'stage1'.
+        pools (Sequence[int]): Windows over which the feature is averaged (s_0, s_1). Defaults to (7, 19).
+        raw (bool): Whether the feature itself is classified beside its averages. Defaults to True.
+        channels (int): Width of the head's convolutions. Defaults to 64.
+        gamma_pos, gamma_neg (float): Exponents of eq. 3. Default to 0 and 1.
+        labeled (bool): Learn patches of the labeled images, eq. 4. Defaults to True.
+        patch_consistency (bool): Learn patches of the unlabeled images, eq. 6. Defaults to True.
+        pixel_weight (bool): Multiply the method's pseudo-labels by lambda_s, eq. 5. Defaults to True.
+        confidence (str): What the softmax of lambda_m and lambda_s is taken of: 'logits', or 'probabilities' as
+            section 3.3 writes. Defaults to 'logits'.
+        norm_cfg (dict, optional): Norm of the head. Defaults to the decode head's.
+
+    Raises:
+        ValueError: If a weight is negative, nothing is left to do, the network has no feature at ``position``, or a
+            window is larger than it.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.25,
+        beta: float = 0.15,
+        position: str = 'stage1',
+        pools: Sequence[int] = (7, 19),
+        raw: bool = True,
+        channels: int = 64,
+        gamma_pos: float = 0.0,
+        gamma_neg: float = 1.0,
+        labeled: bool = True,
+        patch_consistency: bool = True,
+        pixel_weight: bool = True,
+        confidence: str = 'logits',
+        norm_cfg: dict | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in dict(alpha=alpha, beta=beta, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
+            if value < 0:
+                raise ValueError(f'MPMC: {name} must be 0 or more, not {value}.')
+        if confidence not in ('logits', 'probabilities'):
+            raise ValueError(f"MPMC: confidence must be 'logits' or 'probabilities', not {confidence!r}.")
+        if not (labeled or patch_consistency):
+            raise ValueError(
+                'MPMC: labeled=False with patch_consistency=False: nothing trains the classifier; leave the plugin out.'
+            )
+        self.unsup_scale = alpha
+        self.beta = beta
+        self.position = position
+        self.pools = (pools,) if isinstance(pools, int) else tuple(pools)
+        self.norm_cfg = norm_cfg
+        self.raw = raw
+        self.channels = channels
+        self.gamma = (gamma_pos, gamma_neg)
+        self.labeled = labeled
+        self.patch_consistency = patch_consistency
+        self.pixel_weight = pixel_weight
+        self.confidence = confidence
+
+    def head_configs(self, student: Branch, crop: tuple[int, int]) -> dict[str, dict]:
+        """The classifier, fitted to the feature at ``position``, whose receptive fields are found here."""
+        segmentor, side = student.segmentor, 224
+        # Some decoders have no feature in front of a classifier.
+        decoder = ['decoder'] if getattr(segmentor.decode_head, 'conv_seg', None) is not None else []
+
+        def network(image: Tensor) -> tuple[Tensor, ...]:
+            levels = tuple(segmentor.extract_feat(image))
+            return (*levels, segmentor.decode_head(levels)) if self.position in decoder else levels
+
+        with evaluating(segmentor):
+            traced = receptive_fields(network, side)
+        stages = [f'stage{i + 1}' for i in range(len(traced))]
+        if self.position in stages:
+            source = dict(source='backbone', in_index=stages.index(self.position))
+            self.field, shape = traced[source['in_index']]
+            channels = shape[1]
+        elif self.position in decoder:
+            source = dict(source='decoder')
+            self.field, shape = traced[-1]
+            channels = segmentor.decode_head.channels
+        else:
+            raise ValueError(
+                f"MPMC: there is no position='{self.position}' in {type(segmentor.backbone).__name__} and "
+                f'{type(segmentor.decode_head).__name__}, which have {", ".join([*stages, *decoder])}.'
+            )
+        height, width = (math.ceil(length * shape[2] / side) for length in crop)
+        if max((*self.pools, 1)) > min(height, width):
+            raise ValueError(
+                f"MPMC: a window of {max(self.pools)} is larger than the feature map at position='{self.position}', "
+                f'{height} x {width} at this crop; lower pools={self.pools} or enlarge the crop.'
+            )
+        norm = self.norm_cfg or getattr(segmentor.decode_head, 'norm_cfg', None)
+        config = dict(type='PatchClassifier', pools=self.pools, raw=self.raw, channels=self.channels, norm_cfg=norm)
+        return {_HEAD: dict(config, **source, in_channels=channels, num_classes=student.num_classes)}
+
+    # Labeled images
+
+    def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Eq. 4 as a mean over the patches that show a labeled pixel."""
+        if not self.labeled:
+            return {}
+        logits = out.heads[_HEAD]
+        targets, known = patch_targets(labels, logits.shape[1], self.field, logits.shape[2:])
+        return {'loss_patch': masked_mean(asymmetric_loss(logits, targets, *self.gamma), known)}
+
+    # Unlabeled images
+
+    def reweight(self, pseudo: PseudoLabel, guide: BranchOutput) -> PseudoLabel:
+        """Eq. 5: the weight of each pixel, times its patch's confidence in the pixel's class (lambda_s)."""
+        if not self.pixel_weight:
+            return pseudo
+        return pseudo.reweight(self.pixel_weights(pseudo.label, guide.heads[_HEAD]))
+
+    @torch.no_grad()
+    def pixel_weights(self, label: Tensor, logits: Tensor) -> Tensor:
+        """lambda_s: of the patch in whose middle a pixel lies most nearly, for ``label`` (B, H, W)."""
+        weight = self.patch_weights(logits)
+        rows, columns = (
+            extent.nearest(weight.shape[2 + axis], label.shape[1 + axis], label.device)
+            for axis, extent in enumerate(self.field)
+        )
+        patch = rows[:, None] * weight.shape[3] + columns
+        index = label.clamp(max=weight.shape[1] - 1) * weight[0, 0].numel() + patch
+        return weight.flatten(1).gather(1, index.flatten(1)).view(label.shape)
+
+    @torch.no_grad()
+    def patch_weights(self, logits: Tensor) -> Tensor:
+        """lambda_m: the confidence of a patch in each class, gamma of section 3.3, (B, C, h, w)."""
+        logits = full_precision(logits)
+        return (logits if self.confidence == 'logits' else logits.sigmoid()).softmax(1)
+
+    def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
+        """Eq. 6 as a mean over the patches whose middle is no padding, averaged over the strong views."""
+        if not (self.patch_consistency and 'guide' in views):
+            return {}
+        logits = full_precision(views['guide'].heads[_HEAD].detach())
+        prob, weight = logits.sigmoid(), self.patch_weights(logits)
+        rows, columns = (
+            extent.middles(logits.shape[2 + axis], streams.valid.shape[1 + axis], logits.device)
+            for axis, extent in enumerate(self.field)
+        )
+        terms = []
+        for i, mix in enumerate(streams.mix):
+            if f'strong_{i}' not in views:
+                continue
+            coarse = mix.at(rows, columns)
+            own = coarse.maps(streams.own(i)[:, rows[:, None], columns])
+            patches = views[f'strong_{i}'].heads[_HEAD]
+            loss = weighted_binary_cross_entropy(patches, coarse.images(prob), coarse.images(weight))
+            terms.append(masked_mean(loss, own))
+        return {'loss_patch': self.beta * sum(terms) / len(terms)} if terms else {}
+
+
+@torch.no_grad()
+def patch_targets(labels: Tensor, num_classes: int, field: Field, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The classes that each location's receptive field shows.
+
+    Source: MPMC, section 3.3; a maximum of the one-hot label map over each field, found by counting along both axes.
+
+    Args:
+        labels (Tensor): Ground truth, long, (B, H, W); 255 belongs to no class.
+        num_classes (int): Number of classes (C).
+        field (Field): The receptive fields.
+        size (Sequence[int]): Height and width of the feature map (h, w).
+
+    Returns:
+        tuple[Tensor, Tensor]: Which classes are present, bool, (B, C, h, w), and whether any is, (B, h, w).
+    """
+    classes = torch.arange(num_classes, device=labels.device)[:, None, None]
+    present = labels[:, None] == classes
+    for axis, (extent, locations) in enumerate(zip(field, size, strict=True), start=2):
+        first, end = extent.windows(locations, labels.shape[axis - 1], labels.device)
+        before = (0, 0, 1, 0) if axis == 2 else (1, 0)
+        count = F.pad(present.cumsum(axis, dtype=torch.int32), before)
+        present = count.index_select(axis, end) > count.index_select(axis, first)
+    return present, present.any(1)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within it, ``module`` and its parts are in evaluation mode and record no gradients."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
+            part.training = True

@@ -1,0 +1,309 @@
+"""MPMC beside any method: its equations, its switches, and what it leaves alone."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmsemi.models.heads.patch_classifier import average
+from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
+from mmsemi.models.modules.receptive_field import Extent
+from mmsemi.models.plugins.mpmc import patch_targets
+from mmsemi.structures import Mix, Paste, PseudoLabel
+from tests import tiny
+from tests.oracles import mpmc as oracle
+
+FIELDS = [(4, -3, 3), (4, -5, 2), (2.5, -1.3, 2.1), (4, -math.inf, math.inf)]
+
+
+def plugin(**kwargs) -> dict:
+    return {**dict(type='MPMC', pools=(3, 5), channels=4), **kwargs}
+
+
+def model_and_streams(method: str = 'MeanTeacher', streams: dict | None = None, host: dict | None = None, **kwargs):
+    """A method with the plugin in double precision, and a batch for it."""
+    host = {**({} if method == 'Supervised' else dict(threshold=0.2)), **(host or {})}
+    model = tiny.build(method, plugins=[plugin(**kwargs)], **host).double().eval()
+    batch = tiny.streams_for(model, **(streams or {}))
+    for name in ('labeled', 'weak'):
+        setattr(batch, name, getattr(batch, name).double())
+    batch.strong = tuple(x.double() for x in batch.strong)
+    return model, batch
+
+
+# Parts
+
+
+@pytest.mark.parametrize('field', FIELDS)
+def test_targets_are_the_classes_inside_each_receptive_field(field):
+    labels = torch.randint(0, 5, (2, 13, 11), generator=torch.Generator().manual_seed(0))
+    labels[:, 3:6] = 255
+    labels[1, :, :4] = 255
+    extents = (Extent(*field), Extent(field[0], field[1] - 1, field[2]))
+    ours, known = patch_targets(labels, 4, extents, (4, 3))
+    expected = oracle.patch_targets(
+        labels.masked_fill(labels == 4, 255), 4, [field, (field[0], field[1] - 1, field[2])], (4, 3)
+    )
+    assert torch.equal(ours, expected) and torch.equal(known, expected.any(1))
+
+
+def test_a_patch_of_ignored_pixels_shows_no_class_and_is_not_known():
+    labels = torch.full((1, 8, 8), 255)
+    labels[0, 0, 0] = 2
+    targets, known = patch_targets(labels, 3, (Extent(4, -1, 1),) * 2, (2, 2))
+    assert targets.nonzero().tolist() == [[0, 2, 0, 0]] and known.nonzero().tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize('gammas', [(0, 1), (0, 0), (1, 2), (0.5, 1.5)])
+def test_asymmetric_loss_is_eq_3(gammas):
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(2, 4, 2, 3, dtype=torch.float64, generator=generator)).requires_grad_()
+    targets = torch.rand(2, 4, 2, 3, generator=generator) > 0.6
+    ours = asymmetric_loss(logits, targets, *gammas)
+    expected = torch.stack(
+        [
+            oracle.asymmetric(logits[b, :, i, j], targets[b, :, i, j], *gammas)
+            for b in range(2)
+            for i in range(2)
+            for j in range(3)
+        ]
+    )
+    assert torch.allclose(ours.flatten(), expected, atol=1e-10)
+    weight = torch.rand(expected.shape, dtype=torch.float64, generator=generator)
+    for a, b in zip(
+        torch.autograd.grad((ours.flatten() * weight).sum(), logits),
+        torch.autograd.grad((expected * weight).sum(), logits),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, atol=1e-10)
+    assert torch.autograd.gradcheck(lambda x: asymmetric_loss(x, targets, *gammas), (logits,))
+
+
+def test_asymmetric_loss_stays_finite_where_probabilities_round_to_0_and_1():
+    logits = torch.tensor([200.0, -200.0, 200.0, -200.0]).view(1, 4, 1, 1).requires_grad_()
+    targets = torch.tensor([True, True, False, False]).view(1, 4, 1, 1)
+    loss = asymmetric_loss(logits, targets, 0.0, 1.0).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(100) and logits.grad.isfinite().all()
+
+
+def test_soft_binary_cross_entropy_is_weighted_for_each_class():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = 2 * torch.randn(2, 2, 4, 2, 3, dtype=torch.float64, generator=generator)
+    student.requires_grad_()
+    loss = weighted_binary_cross_entropy(student, teacher.sigmoid(), teacher.softmax(1)).mean()
+    expected = oracle.unlabeled_loss(teacher, student.detach(), torch.ones(2, 2, 3, dtype=torch.bool))
+    assert torch.allclose(loss, expected, atol=1e-10)
+    assert torch.autograd.gradcheck(
+        lambda x: weighted_binary_cross_entropy(x, teacher.sigmoid(), teacher.softmax(1)), (student,)
+    )
+
+
+@pytest.mark.parametrize('window', [1, 3, 7])
+def test_averages_count_the_pixels_of_the_map_alone(window):
+    maps = torch.randn(2, 3, 8, 7, dtype=torch.float64)
+    expected = F.avg_pool2d(maps, window, 1, padding=window // 2, count_include_pad=False)
+    assert torch.allclose(average(maps, window), expected, atol=1e-12)
+
+
+# The plugin in a step
+
+
+def fields(model):
+    return [(x.jump, x.first, x.last) for x in model.plugins[0].field]
+
+
+def middle(field, place, count):
+    """The pixel in the middle of a location's field; of fields without bounds, the middle of its share."""
+    jump, first, last = field
+    if math.isinf(last):
+        return int((place + 0.5) * tiny.SIZE / count)
+    return min(max(round(place * jump + (first + last) / 2), 0), tiny.SIZE - 1)
+
+
+@pytest.mark.parametrize('position', ['stage1', 'stage2', 'decoder'])
+def test_losses_are_eq_4_and_6(position):
+    model, streams = model_and_streams(position=position, beta=0.3, pools=(3,))
+    losses = model.loss(streams)
+    strong = streams.mix[0].images(streams.strong[0])
+    views = model.student.forward_together(labeled=streams.labeled, strong=strong)
+    scores = views['labeled'].heads['patch_classifier']
+    expected = oracle.labeled_loss(scores, streams.labels, fields(model), 0, 1)
+    assert torch.allclose(losses['sup.loss_patch'], expected, atol=1e-10)
+
+    teacher = model.teacher(streams.weak).heads['patch_classifier']
+    middles = [
+        [middle(field, place, count) for place in range(count)]
+        for field, count in zip(fields(model), teacher.shape[2:], strict=True)
+    ]
+    coarse = Mix(streams.mix[0].mask[:, middles[0]][:, :, middles[1]])
+    valid = coarse.maps(streams.valid[:, middles[0]][:, :, middles[1]])
+    expected = 0.3 * oracle.unlabeled_loss(
+        coarse.images(teacher), views['strong'].heads['patch_classifier'].detach(), valid
+    )
+    assert torch.allclose(losses['unsup.loss_patch'], expected, atol=1e-10)
+
+
+def test_a_pixels_weight_is_its_patchs_confidence_in_its_class():
+    model, streams = model_and_streams()
+    guide = model.guide_views(streams)['guide']
+    label = guide.logits.argmax(1)
+    pseudo = PseudoLabel(label, 2 * torch.ones(label.shape, dtype=torch.float64))
+    weighted = model.reweight(pseudo, guide)
+    expected = [
+        oracle.pixel_weight(x, y, fields(model)) for x, y in zip(label, guide.heads['patch_classifier'], strict=True)
+    ]
+    assert torch.allclose(weighted.weight, 2 * torch.stack(expected), atol=1e-10)
+    assert torch.equal(weighted.label, label)
+
+
+def test_the_softmax_of_probabilities_is_nearly_flat():
+    weights = []
+    for confidence in ('logits', 'probabilities'):
+        model, _ = model_and_streams(confidence=confidence)
+        weights.append(model.plugins[0].patch_weights(torch.tensor([9.0, -9.0, -9.0, -9.0]).view(1, 4, 1, 1)))
+    assert weights[0].max() > 0.99 and weights[1].max() < 0.5
+
+
+def test_alpha_scales_the_methods_unsupervised_losses_and_nothing_else():
+    plain = tiny.build('MeanTeacher', threshold=0.2).double().eval()
+    model, streams = model_and_streams(alpha=0.3, pixel_weight=False)
+    expected, losses = plain.loss(streams), model.loss(streams)
+    assert torch.allclose(losses['unsup.loss_strong'], 0.3 * expected['unsup.loss_strong'], atol=1e-10)
+    assert torch.allclose(losses['sup.loss_ce'], expected['sup.loss_ce'], atol=1e-10)
+    assert torch.equal(losses['unsup.confident'], expected['unsup.confident'])
+
+
+def test_with_weights_of_0_and_alpha_1_a_method_is_itself():
+    plain = tiny.build('MeanTeacher', threshold=0.2).double().eval()
+    model, streams = model_and_streams(alpha=1.0, pixel_weight=False, patch_consistency=False)
+    expected, losses = plain.loss(streams), model.loss(streams)
+    assert losses.keys() - expected.keys() == {'sup.loss_patch'}
+    assert all(torch.equal(losses[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize('method', [m for m in tiny.METHODS if m != 'Supervised'])
+def test_the_weights_reach_the_pseudo_labels_of_every_method(method):
+    losses = []
+    for pixel_weight in (False, True):
+        model, streams = model_and_streams(method, pixel_weight=pixel_weight)
+        torch.manual_seed(0)
+        losses.append(model.loss(streams))
+    weighed = {name for name in losses[0] if losses[0][name] > 1.2 * losses[1][name]}
+    labels = {'CorrMatch': 'hard', 'ESL': 'soft', 'MLLC': 'clg', 'DSSN': 'label_low', 'U2PL': 'pseudo'}
+    assert f'unsup.loss_{labels.get(method, "strong_0" if method == "UniMatch" else "strong")}' in weighed
+
+
+def test_each_half_can_be_switched_off():
+    for switch, gone in ((dict(labeled=False), 'sup.loss_patch'), (dict(patch_consistency=False), 'unsup.loss_patch')):
+        model, streams = model_and_streams(**switch)
+        losses = model.loss(streams)
+        assert gone not in losses and sum('loss_patch' in name for name in losses) == 1
+
+
+@pytest.mark.parametrize(
+    'switch', [dict(pools=()), dict(pools=(3,)), dict(raw=False), dict(pools=(5,), raw=False)], ids=str
+)
+def test_each_scale_can_be_switched_off(switch):
+    model, streams = model_and_streams(**switch)
+    scales = len(switch.get('pools', (3, 5))) + switch.get('raw', True)
+    head = model.student.heads['patch_classifier']
+    assert type(head).__name__ == 'PatchClassifier' and head.layers[0].conv.in_channels == 8 * scales
+    assert model.parse_losses(model.loss(streams))[0].isfinite()
+
+
+def test_supervised_learns_the_patches_of_labeled_images():
+    model, streams = model_and_streams('Supervised')
+    assert {name for name in model.loss(streams) if 'patch' in name} == {'sup.loss_patch'}
+
+
+def test_the_teacher_learns_nothing_and_its_classifier_follows():
+    model, streams = model_and_streams()
+    model.train().parse_losses(model.loss(streams))[0].backward()
+    heads = model.student.heads['patch_classifier'], model.teacher.heads['patch_classifier']
+    assert all(p.grad is not None for p in heads[0].parameters()) and not any(
+        p.requires_grad for p in heads[1].parameters()
+    )
+    assert all(torch.equal(a, b) for a, b in zip(heads[0].parameters(), heads[1].parameters(), strict=True))
+
+
+def test_pasted_labeled_pixels_teach_no_patches():
+    model, streams = model_and_streams()
+    whole = torch.ones_like(streams.valid)
+    streams.pasted = (Paste(whole, torch.zeros_like(streams.labels)),)
+    assert model.loss(streams)['unsup.loss_patch'] == 0
+
+
+def test_building_leaves_the_network_as_it_was():
+    plain = tiny.build('MeanTeacher').state_dict()
+    model = tiny.build('MeanTeacher', plugins=[plugin()])
+    modes = {module.training for module in model.student.modules()}
+    assert modes == {True}
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in plain.items() if 'num_batches' in name)
+
+
+def test_a_transformers_levels_are_stages():
+    student = copy.deepcopy(tiny.segmentor())
+    student['backbone'] = dict(
+        type='VisionTransformer',
+        img_size=(32, 32),
+        patch_size=8,
+        embed_dims=8,
+        num_layers=2,
+        num_heads=2,
+        out_indices=(0, 1),
+    )
+    student['decode_head'] = dict(
+        type='FCNHead',
+        in_channels=8,
+        in_index=1,
+        channels=8,
+        num_classes=4,
+        loss_decode=dict(type='PixelCrossEntropyLoss'),
+    )
+    model = tiny.build('MeanTeacher', student=student, plugins=[plugin(pools=(3,))]).train()
+    assert (model.plugins[0].field[0].jump, model.plugins[0].field[0].size) == (8, 8)
+    assert model.parse_losses(model.loss(tiny.streams()))[0].isfinite()
+    with pytest.raises(ValueError, match='stage1, stage2, decoder'):
+        tiny.build('MeanTeacher', student=student, plugins=[plugin(position='stage3')])
+
+
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(alpha=-0.1), 'alpha must be 0 or more, not -0.1'),
+        (dict(beta=-1), 'beta must be 0 or more, not -1'),
+        (dict(gamma_neg=-1), 'gamma_neg'),
+        (dict(confidence='softmax'), "'logits' or 'probabilities'"),
+        (dict(position='layer1'), "position='layer1' .* stage1, stage2, stage3, stage4, decoder"),
+        (dict(labeled=False, patch_consistency=False), 'nothing trains the classifier'),
+        (dict(pools=(4,)), 'odd'),
+        (dict(pools=(), raw=False), 'nothing'),
+        (dict(channels=0), 'channels'),
+    ],
+)
+def test_bad_settings_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.build('MeanTeacher', plugins=[plugin(**bad)])
+
+
+def test_a_window_larger_than_the_feature_map_is_refused_before_training():
+    with pytest.raises(ValueError, match=r'window of 19 .* 8 x 8'):
+        tiny.build('MeanTeacher', plugins=[plugin(pools=(7, 19))])
+
+
+def test_two_plugins_of_a_kind_are_refused():
+    with pytest.raises(ValueError, match="a head 'patch_classifier' already"):
+        tiny.build('MeanTeacher', plugins=[plugin(), plugin()])
+
+
+def test_a_decoder_without_a_last_feature_is_not_offered():
+    student = copy.deepcopy(tiny.segmentor())
+    loss = dict(type='PixelCrossEntropyLoss')
+    student['decode_head'] = dict(
+        type='DeepLabV2Head', in_channels=64, in_index=3, num_classes=4, dilations=(1, 2), loss_decode=loss
+    )
+    with pytest.raises(ValueError, match=r'stage1, stage2, stage3, stage4\.$'):
+        tiny.build('MeanTeacher', student=student, plugins=[plugin(position='decoder')])
