@@ -8,7 +8,7 @@ import torch
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmsemi.models.memory import FeatureQueues, Prototypes
+from mmsemi.models.memory import ClassQueues, FeatureQueues, Prototypes
 from mmsemi.registry import HOOKS
 
 from .commit_hook import CommitHook
@@ -25,7 +25,7 @@ class PrototypeHook(CommitHook):
         ValueError: Before training, if the model keeps no prototypes.
     """
 
-    kind = (Prototypes, FeatureQueues)
+    kind = (Prototypes, FeatureQueues, ClassQueues)
     name = 'prototypes'
 
     def before_train(self, runner: Runner) -> None:

@@ -1,15 +1,34 @@
 from .branch import Branch, BranchOutput
 from .data_preprocessor import SemiDataPreprocessor
-from .heads import CorrelationHead, DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
+from .heads import CorrelationHead, DeepLabV2Head, DeepLabV3PlusHead, PatchClassifier, PlainDPTHead, ProjectionHead
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
-from .segmentors import DSSN, ESL, MLLC, CorrMatch, FixMatch, MeanTeacher, SemiSegmentor, Supervised, UniMatch
-from .views import CutMix, StrongView
+from .plugins import MPMC
+from .segmentors import (
+    AEL,
+    DSSN,
+    ESL,
+    MLLC,
+    U2PL,
+    AugSeg,
+    CorrMatch,
+    FixMatch,
+    MeanTeacher,
+    SemiSegmentor,
+    Supervised,
+    UniMatch,
+)
+from .views import BetaCutMix, CutMix, RandomIntensity, StrongView
 
 __all__ = [
+    'AEL',
     'DSSN',
     'ESL',
     'MLLC',
+    'MPMC',
+    'U2PL',
+    'AugSeg',
+    'BetaCutMix',
     'Branch',
     'BranchOutput',
     'CorrMatch',
@@ -21,8 +40,11 @@ __all__ = [
     'LabelGraph',
     'MeanTeacher',
     'OhemCrossEntropyLoss',
+    'PatchClassifier',
     'PixelCrossEntropyLoss',
+    'PlainDPTHead',
     'ProjectionHead',
+    'RandomIntensity',
     'SemiDataPreprocessor',
     'SemiSegmentor',
     'StrongView',

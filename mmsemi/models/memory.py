@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.dist import all_gather, all_reduce
 from torch import Tensor
@@ -60,14 +62,21 @@ class Prototypes(StepState):
         self.pending[:, -1] += one_hot.sum(0)
 
     @torch.no_grad()
+    def upcoming(self) -> tuple[Tensor, Tensor]:
+        """What a commit would now leave: the prototypes, (C, D), and which of them moved, bool, (C,)."""
+        total = self.pending.clone()
+        all_reduce(total)
+        count = total[:, -1:]
+        mean = total[:, :-1] / count.clamp(min=1)
+        moved = torch.where(self.seen[:, None], torch.lerp(mean, self.value, self.momentum), mean)
+        return torch.where(count > 0, moved, self.value), count[:, 0] > 0
+
+    @torch.no_grad()
     def commit(self) -> None:
         """Fold the observed means in; a class met for the first time takes its mean, an absent one stays."""
-        all_reduce(self.pending)
-        count = self.pending[:, -1:]
-        mean = self.pending[:, :-1] / count.clamp(min=1)
-        moved = torch.where(self.seen[:, None], torch.lerp(mean, self.value, self.momentum), mean)
-        self.value.copy_(torch.where(count > 0, moved, self.value))
-        self.seen.logical_or_(count[:, 0] > 0)
+        value, moved = self.upcoming()
+        self.value.copy_(value)
+        self.seen.logical_or_(moved)
         self.pending.zero_()
 
 
@@ -119,17 +128,8 @@ class FeatureQueues(StepState):
         self._pending.clear()
 
     def _push(self, features: Tensor, present: Tensor) -> None:
-        # In each queue the features there are come last, and no more than fit are written: to slots that all differ, so
-        # that the order of writing does not matter. What is not there writes back what its slot holds.
-        last = present.to(torch.uint8).argsort(dim=0, stable=True)[-self.length :]
-        rows, queues = len(last), torch.arange(present.shape[1], device=present.device)
-        count = present.sum(0)
-        slots = (self.pushed + count - rows + torch.arange(rows, device=present.device)[:, None]) % self.length
-        written = (queues * self.length + slots).flatten()
-        bank = self.value.flatten(0, 1)
-        new = torch.where(present[last, queues].flatten()[:, None], features[last, queues].flatten(0, 1), bank[written])
-        bank.index_copy_(0, written, new)
-        self.pushed += count
+        first = torch.arange(0, self.value.shape[0] * self.length, self.length, device=present.device)
+        _enqueue(self.value.flatten(0, 1), first, self.length, self.pushed, features, present, most=self.length)
 
     @torch.no_grad()
     def draw(self, own: Tensor, others: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,6 +154,105 @@ class FeatureQueues(StepState):
         queue = torch.searchsorted(end, drawn, right=True).clamp(max=len(end) - 1)
         negative = queue * self.length + drawn - (end - filled)[queue]
         return positive, negative.clamp(max=self.value.shape[0] * self.length - 1), (count > 0) & (available > 0)
+
+
+class ClassQueues(StepState):
+    """First-in-first-out queues of features on the device, one a class, each of its own length.
+
+    ``observe`` notes candidates, ``commit`` enqueues at most ``per_step`` of each class, drawn uniformly from those of
+    all calls and ranks: two ranks draw from what one process with both batches would.
+
+    Source: U2PL, Wang et al., 2022 (arXiv:2203.03884), the category-wise memory bank. Its released code enqueues all
+    candidates of a step, which are many more than a queue holds.
+
+    Args:
+        lengths (Sequence[int]): Features that each queue holds, (C,).
+        channels (int): Dimension of the features (D).
+        per_step (int): Features that a class's queue takes a step, from 1 to its length.
+    """
+
+    def __init__(self, lengths: Sequence[int], channels: int, per_step: int) -> None:
+        super().__init__()
+        self.per_step = per_step
+        length = torch.tensor(lengths)
+        # The queues lie one after another, since one of them may be much longer.
+        self.register_buffer('value', torch.zeros(sum(lengths), channels))
+        self.register_buffer('pushed', torch.zeros(len(lengths), dtype=torch.long))
+        self.register_buffer('length', length, persistent=False)
+        self.register_buffer('first', length.cumsum(0) - length, persistent=False)
+        self._pending: list[Tensor] = []
+
+    @property
+    def filled(self) -> Tensor:
+        """Features in each queue, long, (C,)."""
+        return self.pushed.minimum(self.length)
+
+    @torch.no_grad()
+    def observe(self, features: Tensor, members: Tensor) -> None:
+        """Note candidates for the next commit.
+
+        Args:
+            features (Tensor): (B, D, h, w).
+            members (Tensor): Which pixels may enter the queue of each class, bool, (B, C, h, w).
+        """
+        candidates = members.transpose(0, 1).flatten(1)
+        # One lot a pixel: the highest of a class are drawn, here and then among all calls and ranks.
+        lots = torch.rand(candidates.shape[1], device=candidates.device)
+        lots = torch.where(candidates, lots, -1)
+        # In the order of the pixels, so that what a queue holds does not hang on the lots where all are taken.
+        drawn = lots.topk(min(self.per_step, lots.shape[1]), 1).indices.sort(1).values
+        pixels = members[0, 0].numel()
+        rows = features.detach().flatten(2)[drawn // pixels, :, drawn % pixels]
+        # Side by side, so that ranks gather them in one call.
+        noted = torch.cat([rows.to(self.value.dtype), lots.gather(1, drawn)[..., None].to(self.value.dtype)], -1)
+        self._pending.append(noted)
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Enqueue a draw from what was noted; a feature too many takes the place of the oldest."""
+        if not self._pending:
+            return
+        noted = torch.cat([rows for call in self._pending for rows in all_gather(call)], 1)
+        self._pending.clear()
+        drawn = noted[..., -1].topk(min(self.per_step, noted.shape[1]), 1).indices.sort(1).values
+        rows = noted.gather(1, drawn[..., None].expand(-1, -1, noted.shape[2])).transpose(0, 1)
+        present = rows[..., -1] >= 0
+        _enqueue(self.value, self.first, self.length, self.pushed, rows[..., :-1], present, most=self.per_step)
+
+    @torch.no_grad()
+    def draw(self, count: int) -> Tensor:
+        """Draw ``count`` features of each class uniformly from what its queue holds, with replacement.
+
+        Returns:
+            Tensor: Rows of ``value``, long, (C, count); any row where the queue is empty.
+        """
+        return self.first[:, None] + _draw_below(self.filled[:, None].expand(-1, count))
+
+
+def _enqueue(
+    bank: Tensor, first: Tensor, length: Tensor | int, pushed: Tensor, features: Tensor, present: Tensor, most: int
+) -> None:
+    """Write to rings that lie in ``bank`` one after another, and count what was written in ``pushed``.
+
+    Args:
+        bank (Tensor): (M, D).
+        first (Tensor): Row of the bank where each ring begins, long, (P,).
+        length (Tensor | int): Rows of each ring, (P,).
+        pushed (Tensor): How many each ring was ever given, long, (P,).
+        features (Tensor): In the order of writing, (n, P, D).
+        present (Tensor): Which of them there are, bool, (n, P).
+        most (int): Rows of the shortest ring, at most.
+    """
+    # In each ring the features there are come last, and no more than fit are written: to slots that all differ, so that
+    # the order of writing does not matter. What is not there writes back what its slot holds.
+    last = present.to(torch.uint8).argsort(dim=0, stable=True)[-most:]
+    rows, rings = len(last), torch.arange(present.shape[1], device=present.device)
+    count = present.sum(0)
+    slots = (pushed + count - rows + torch.arange(rows, device=present.device)[:, None]) % length
+    written = (first + slots).flatten()
+    new = torch.where(present[last, rings].flatten()[:, None], features[last, rings].flatten(0, 1), bank[written])
+    bank.index_copy_(0, written, new)
+    pushed += count
 
 
 def _draw_below(limit: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from mmsemi.models.precision import probabilities
+from mmsemi.models.precision import full_precision, probabilities
 from mmsemi.structures import PseudoLabel
 
 from .thresholds import image_class_thresholds
@@ -29,6 +31,29 @@ def confident_labels(logits: Tensor, threshold: float | Tensor, valid: Tensor | 
     if valid is not None:
         kept = kept & valid
     return PseudoLabel(label, kept.to(confidence.dtype))
+
+
+def confidence_weighted_labels(
+    logits: Tensor, power: float, threshold: float = 0.0, valid: Tensor | None = None
+) -> PseudoLabel:
+    """The most probable class of each pixel, weighted by a power of its probability.
+
+    Source: AEL, dynamic re-weighting.
+
+    Args:
+        logits (Tensor): Class scores, (B, C, H, W).
+        power (float): Exponent of the probability (gamma), >= 0; 0 weighs all pixels alike.
+        threshold (float): Least probability, in [0, 1]. Defaults to 0.
+        valid (Tensor, optional): False where the crop was padded, (B, H, W).
+
+    Returns:
+        PseudoLabel: Weight 0 for pixels below the threshold.
+    """
+    confidence, label = probabilities(logits.detach()).max(1)
+    kept = confidence >= threshold
+    if valid is not None:
+        kept = kept & valid
+    return PseudoLabel(label, torch.where(kept, confidence**power, 0))
 
 
 def class_aware_labels(logits: Tensor, ratio: float, least: float, valid: Tensor | None = None) -> PseudoLabel:
@@ -88,6 +113,30 @@ def dynamic_soft_labels(
     soft = dominant / dominant.sum(1, keepdim=True)
     weight = torch.ones_like(prob[:, 0]) if valid is None else valid.to(prob.dtype)
     return PseudoLabel(prob.argmax(1), weight, soft)
+
+
+def image_confidence(logits: Tensor, valid: Tensor | None = None) -> Tensor:
+    """How sure a network is of each image: the mean over its pixels of ``max p (1 - H(p) / log C)``.
+
+    1 where every pixel has one class without doubt, 0 where every class is equally probable everywhere, or no pixel is
+    valid.
+
+    Source: AugSeg, Zhao et al., 2023 (arXiv:2212.04976), adaptive label-aided CutMix.
+
+    Args:
+        logits (Tensor): Class scores, (B, C, H, W).
+        valid (Tensor, optional): False where the crop was padded, (B, H, W): no pixel of the mean.
+
+    Returns:
+        Tensor: In [0, 1], (B,).
+    """
+    log_prob = full_precision(logits.detach()).log_softmax(1)
+    prob = log_prob.exp()
+    certainty = 1 + (prob * log_prob).sum(1) / math.log(logits.shape[1])
+    confidence = prob.amax(1) * certainty
+    if valid is None:
+        return confidence.mean((1, 2))
+    return torch.where(valid, confidence, 0).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
 
 
 def label_accuracy(label: Tensor, truth: Tensor, counted: Tensor) -> Tensor:

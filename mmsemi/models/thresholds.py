@@ -63,6 +63,47 @@ def image_class_thresholds(prob: Tensor, ratio: float, least: float, valid: Tens
     return torch.where(most > least, ratio * most, most)
 
 
+@torch.no_grad()
+def quantiles(values: Tensor, counted: Tensor, shares: Tensor) -> Tensor:
+    """Below which values lie which shares of the counted ones of all ranks, interpolated as by ``numpy.quantile``.
+
+    Source: U2PL, where the threshold of the entropy is a percentile of the mini-batch.
+
+    Args:
+        values (Tensor): >= 0, float32 or float64, any shape.
+        counted (Tensor): Which of them count, bool, the same shape.
+        shares (Tensor): In [0, 1], (N,).
+
+    Returns:
+        Tensor: (N,), infinite if nothing is counted.
+    """
+    # What does not count comes last.
+    ordered = values.masked_fill(~counted, torch.inf).flatten().sort().values
+    count = counted.sum()
+    all_reduce(count)
+    place = shares.double() * (count - 1).clamp(min=0)
+    low, high = _order_statistics(ordered, torch.stack([place.floor(), place.ceil()]).long())
+    return torch.where(high > low, torch.lerp(low, high, place.frac().to(low.dtype)), low)
+
+
+def _order_statistics(ordered: Tensor, places: Tensor) -> Tensor:
+    """Which values stand at ``places`` once the values >= 0 of all ranks are put in order; ``ordered`` are this rank's.
+
+    Numbers are ordered as their bits are. The bits are found byte by byte: each is the highest that leaves no more
+    values below than the place, of which ranks add up their counts. No value travels, and one rank does as several do.
+    """
+    kind = torch.int32 if ordered.dtype == torch.float32 else torch.int64
+    bits = torch.zeros_like(places, dtype=kind)[..., None]
+    for byte in reversed(range(ordered.element_size())):
+        # The highest bit of all is the sign.
+        digits = torch.arange(128 if byte == ordered.element_size() - 1 else 256, dtype=kind, device=ordered.device)
+        tried = bits + (digits << 8 * byte)
+        below = torch.searchsorted(ordered, tried.view(ordered.dtype))
+        all_reduce(below)
+        bits = tried.gather(-1, (below <= places[..., None]).sum(-1, keepdim=True) - 1)
+    return bits[..., 0].view(ordered.dtype)
+
+
 class DynamicThreshold(StepState):
     """A threshold that moves towards the confidence of the class predictions.
 

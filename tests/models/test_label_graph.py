@@ -1,4 +1,4 @@
-"""MLLC's graphs: the linear forms equal the literal equations, in values and in gradients."""
+"""MLLC's graphs: the fast forms equal the literal equations, in values and in gradients."""
 
 import pytest
 import torch

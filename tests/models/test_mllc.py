@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from mmsemi.structures import Mix, Streams
+from mmsemi.models import BranchOutput
+from mmsemi.models.modules.label_graph import GraphOutput
+from mmsemi.structures import Mix, PseudoLabel, Streams
 from tests import tiny
 from tests.oracles import mllc as oracle
 
@@ -151,6 +153,18 @@ def test_the_graphs_learn_the_labels_of_labeled_images():
     assert torch.allclose(losses['sup.loss_graph'], 0.5 * sum(terms) / 2, atol=1e-8)
 
 
+def test_the_dynamic_weight_is_a_constant_of_the_gradient():
+    heads = {name: dict(cfg) for name, cfg in tiny.HEADS.items()}
+    heads['graph'].update(num_layers=0)
+    model = tiny.build('MLLC', heads=heads).double().eval()
+    logits = torch.randn(2, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    label, valid = torch.randint(4, (2, 6, 6)), torch.rand(2, 6, 6) > 0.2
+    out = BranchOutput((), logits, (6, 6), heads=dict(nodes=valid, graph=GraphOutput((logits,), (), logits)))
+    ours = model.clg_loss(out, PseudoLabel(label, torch.ones_like(logits[:, 0])), valid)
+    literal = oracle.eq15_eq16(logits.softmax(1).permute(0, 2, 3, 1).flatten(0, 2), label.flatten(), valid.flatten())
+    assert torch.allclose(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, literal)), atol=1e-10)
+
+
 @pytest.mark.parametrize(
     'switch',
     [
@@ -189,7 +203,7 @@ def test_without_layers_the_teachers_own_labels_are_learned():
     heads['graph'].update(num_layers=0)
     model = tiny.build('MLLC', heads=heads).eval()
     streams = tiny.streams()
-    label, _ = model.corrected_labels(streams)
+    label = model.corrected_labels(model.guide_views(streams)['guide'])
     prob = model.teacher(streams.weak).coarse_logits.softmax(1)
     expected = torch.nn.functional.interpolate(prob, size=(tiny.SIZE, tiny.SIZE), mode='bilinear').argmax(1)
     assert torch.equal(label, expected)

@@ -24,12 +24,15 @@ def passes(model) -> list[int]:
     [
         ('Supervised', [('student', 2)]),
         ('FixMatch', [('student', 2 + 3), ('student', 3)]),
-        ('MeanTeacher', [('student', 2 + 3), ('teacher', 3)]),
-        ('MLLC', [('student', 2 + 3), ('teacher', 2 + 3)]),
+        ('MeanTeacher', [('teacher', 3), ('student', 2 + 3)]),
+        ('MLLC', [('teacher', 2 + 3), ('student', 2 + 3)]),
+        ('AugSeg', [('teacher', 3), ('student', 2 + 3 + 3)]),
         ('UniMatch', [('student', 2 + 3), ('student', 3 + 3)]),
-        ('ESL', [('student', 2 + 3), ('teacher', 2 + 3)]),
+        ('ESL', [('teacher', 2 + 3), ('student', 2 + 3)]),
+        ('U2PL', [('teacher', 2 + 3), ('student', 2 + 3)]),
+        ('AEL', [('teacher', 2 + 3), ('student', 2 + 3)]),
         ('CorrMatch', [('student', 2 + 3), ('student', 3)]),
-        ('DSSN', [('student', 2 + 3), ('student', 3 + 3), ('teacher', 3)]),
+        ('DSSN', [('teacher', 3), ('student', 2 + 3), ('student', 3 + 3)]),
     ],
 )
 def test_which_views_share_a_pass(method, expected):

@@ -5,6 +5,7 @@ draws each sample's parameters on the host.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -169,9 +170,10 @@ def test_the_guard_sees_the_backward_pass():
             total.backward()
 
 
-def views(method: str) -> tuple[nn.Module, Streams]:
+def views(method: str, plugins: Sequence[dict] = ()) -> tuple[nn.Module, Streams]:
     """A model in training and a batch with padding, void labels, CutMix and ground truth for the log."""
-    model = tiny.build(method, **({} if method == 'Supervised' else dict(threshold=0.2))).train()
+    threshold = {} if method == 'Supervised' else dict(threshold=0.2)
+    model = tiny.build(method, plugins=list(plugins), **threshold).train()
     streams = tiny.streams_for(model)
     return model, dataclasses.replace(streams, unlabeled_gt=torch.zeros_like(streams.valid).long())
 
@@ -199,9 +201,10 @@ def step(model: nn.Module, streams: Streams, hooks: list[Hook], runner: SimpleNa
         hook.after_train_iter(runner, 0, None, losses)
 
 
+@pytest.mark.parametrize('plugins', [[], [tiny.MPMC]], ids=['alone', 'with MPMC'])
 @pytest.mark.parametrize('method', tiny.METHODS)
-def test_a_step_has_no_host_round_trip(method):
-    model, streams = views(method)
+def test_a_step_has_no_host_round_trip(method, plugins):
+    model, streams = views(method, plugins)
     runner = SimpleNamespace(model=model, iter=0, optim_wrapper=SimpleNamespace())
     hooks = hooks_of(model, runner)
     for _ in range(2):  # before and after the states saw something
@@ -252,9 +255,10 @@ def test_losses_and_commits_need_no_value_and_no_tensor_of_the_host_on_a_gpu_wit
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('plugins', [[], [tiny.MPMC]], ids=['alone', 'with MPMC'])
 @pytest.mark.parametrize('method', tiny.METHODS)
-def test_a_step_on_a_gpu_never_waits(method):
-    model, streams = views(method)
+def test_a_step_on_a_gpu_never_waits(method, plugins):
+    model, streams = views(method, plugins)
     model, streams = model.cuda(), moved(streams, torch.Tensor.cuda)
     runner = SimpleNamespace(model=model, iter=0, optim_wrapper=SimpleNamespace())
     hooks = hooks_of(model, runner)

@@ -11,13 +11,16 @@ from torch import nn
 
 import mmsemi.models
 from mmsemi import structures
+from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
-from mmsemi.models.losses.info_nce import info_nce
+from mmsemi.models.losses.info_nce import info_nce, sampled_info_nce
+from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
 from mmsemi.models.losses.pixel import (
     OhemCrossEntropyLoss,
     PixelCrossEntropyLoss,
     logit_distance,
     masked_mean,
+    normalised_cross_entropy,
     pixel_cross_entropy,
     soft_cross_entropy,
 )
@@ -38,13 +41,23 @@ from mmsemi.models.modules.graph_ops import (
     propagate_labels_dense,
 )
 from mmsemi.models.modules.label_graph import LabelGraph
+from mmsemi.models.modules.receptive_field import Extent, receptive_fields
 from mmsemi.models.parts import masked_average_pooling
-from mmsemi.models.precision import full_precision, no_autocast, probabilities
-from mmsemi.models.pseudo_labels import class_aware_labels, confident_labels, dynamic_soft_labels, label_accuracy
+from mmsemi.models.plugins.mpmc import evaluating, patch_targets
+from mmsemi.models.precision import full_precision, no_autocast, prediction_entropy, probabilities
+from mmsemi.models.pseudo_labels import (
+    class_aware_labels,
+    confidence_weighted_labels,
+    confident_labels,
+    dynamic_soft_labels,
+    image_confidence,
+    label_accuracy,
+)
 from mmsemi.models.resizing import resize_labels, resize_transposed
-from mmsemi.models.sampling import draw_per_class
-from mmsemi.models.thresholds import class_thresholds, image_class_thresholds
-from mmsemi.models.views import CutMix
+from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, draw_per_class, thin_out
+from mmsemi.models.thresholds import class_thresholds, image_class_thresholds, quantiles
+from mmsemi.models.views import BetaCutMix, CutMix
+from mmsemi.models.views.regions import region_boxes
 from mmsemi.structures import Mix, PseudoLabel
 
 B, C, D, H, W = 2, 4, 6, 6, 5
@@ -70,6 +83,7 @@ CASES = [
     # losses
     partial(pixel_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(soft_cross_entropy, LOGITS, PSEUDO, VALID),
+    partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum()),
     partial(masked_mean, WEIGHT, VALID),
     partial(logit_distance, LOGITS, OTHER, VALID),
     *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
@@ -78,15 +92,21 @@ CASES = [
     partial(intra_image_contrast, NODES, NODE_LABEL, C, NODE_VALID),
     partial(prototype_contrast, NODES, NODE_LABEL, PROTOTYPES, SEEN, 0.1, NODE_VALID),
     partial(info_nce, NODES[0, :7], NODES[1], ROW_NUMBERS[:, 0], ROW_NUMBERS, 0.5, torch.ones(7)),
+    partial(sampled_info_nce, NODES[0, :7], PROTOTYPES[:1], NODES[1][ROW_NUMBERS], 0.5, torch.ones(7)),
+    partial(asymmetric_loss, LOGITS, LABEL[:, None] == torch.arange(C)[:, None, None], 0.5, 1.5),
+    partial(weighted_binary_cross_entropy, LOGITS, PROB, PROB),
     # pseudo-labels and thresholds
     partial(confident_labels, LOGITS, 0.6, VALID),
     partial(confident_labels, LOGITS, torch.linspace(0.5, 0.8, C), VALID),
     partial(class_aware_labels, LOGITS, 0.96, 0.5, VALID),
+    partial(confidence_weighted_labels, LOGITS, 2.0, 0.3, VALID),
     partial(dynamic_soft_labels, LOGITS, 0.9, None, VALID),
     partial(dynamic_soft_labels, LOGITS, 0.9, 2),
+    partial(image_confidence, LOGITS, VALID),
     partial(label_accuracy, LABEL, LABEL.flip(0), VALID),
     partial(class_thresholds, PROB, 0.6, VALID),
     partial(image_class_thresholds, PROB, 0.96, 0.5, VALID),
+    partial(quantiles, WEIGHT, VALID, torch.tensor([0.2, 0.8])),
     # modules
     partial(knn_affinity, NODES, 3, 1.0, NODE_VALID),
     partial(dense_affinity, NODES, 2.0, NODE_VALID),
@@ -102,18 +122,31 @@ CASES = [
     partial(region_propagation, PSEUDO, MAPS, VALID, 0.3, C),
     partial(masked_average_pooling, FEATURES, MAPS.round()),
     partial(draw_per_class, LABEL, VALID, C, 0.3, 5),
+    partial(draw_classes, PROB[0, :, 0, 0], 5),
+    partial(draw_partners, count_classes(LABEL, C), LABEL[:, 0, 0], 2),
+    partial(count_classes, LABEL, C),
+    partial(thin_out, LABEL, PROB[0, :, 0, 0]),
     partial(resize_labels, LABEL, (3, 4)),
     partial(resize_transposed, MAPS, (3, 4)),
     partial(full_precision, LOGITS.half()),
     partial(probabilities, LOGITS.half()),
+    partial(prediction_entropy, LOGITS.half()),
+    partial(average, FEATURES, 3),
+    partial(patch_targets, LABEL, C, (Extent(2, -1, 2), Extent(2.5, -1.2, 1)), (3, 2)),
     # views and what is mixed with them
     partial(CutMix(1.0), B, H, W, 'cpu'),
+    partial(BetaCutMix((8, 2), 0.7), B, H, W, 'cpu'),
+    partial(region_boxes, VALID, 3),
     partial(MIX.images, LOGITS),
     partial(MIX.maps, LABEL),
     partial(MIX.labels, PSEUDO),
+    partial(MIX.partners, LABEL),
+    partial(Mix(MIX.mask, torch.tensor([1, 1])).partners, LABEL),
+    partial(MIX.at, torch.tensor([0, 2]), torch.tensor([1, 3])),
     partial(PSEUDO.reweight, WEIGHT),
 ]
-NO_COMPUTATION = {no_autocast}
+# Contexts, and what runs before training.
+NO_COMPUTATION = {no_autocast, evaluating, receptive_fields}
 
 
 def subject(case: partial):

@@ -68,7 +68,7 @@ def test_without_a_feature_weight_no_features_are_perturbed():
     model, streams = model_and_streams(feature_weight=0.0)
     model.perturb.register_forward_hook(lambda *_: pytest.fail('features were perturbed'))
     views = model.student_views(streams)
-    assert views.keys() == {'labeled', 'weak', 'strong_0', 'strong_1'}
+    assert views.keys() == {'labeled', 'weak', 'guide', 'strong_0', 'strong_1'}
     losses = model.loss(streams)
     with_features, _ = model_and_streams()
     others = with_features.loss(streams)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmsemi.models import CutMix, StrongView
+from mmsemi.models import BetaCutMix, CutMix, StrongView
 from mmsemi.structures import Mix, PseudoLabel
 
 
@@ -39,8 +39,31 @@ def test_boxes_follow_the_rejection_law_of_the_released_code():
     assert abs(ours / (sum(areas) / len(areas)) - 1) < 0.05
 
 
+@pytest.mark.parametrize('a, b', [(4, 4), (8, 2), (1, 1)])
+def test_shares_of_boxes_follow_the_beta_law_and_boxes_lie_within_the_image(a, b):
+    torch.manual_seed(0)
+    mask = BetaCutMix(beta=(a, b))(3000, 64, 48, 'cpu').mask
+    height, width = mask.any(2).sum(1), mask.any(1).sum(1)
+    assert torch.equal(mask.flatten(1).sum(1), height * width), 'a mask is one full rectangle'
+    assert ((height / 64 - width / 48).abs() <= 0.5 / 64 + 0.5 / 48 + 1e-6).all(), "of the image's aspect"
+    ours = (height * width / (64 * 48)).sort().values
+    law = (1 - torch.distributions.Beta(a, b).sample((100_000,))).sort().values
+    for quantile in (0.1, 0.5, 0.9):
+        assert abs(ours[int(quantile * 3000)] - law[int(quantile * 100_000)]) < 0.025
+    top = mask.any(2).to(torch.uint8).argmax(1)
+    room = 64 - height
+    place = (top / room)[room > 10]
+    assert abs(place.mean() - 0.5) < 0.03 and place.min() < 0.05 and place.max() == 1, 'anywhere in the image'
+
+
+def test_boxes_of_a_beta_law_come_with_their_probability():
+    torch.manual_seed(0)
+    assert abs(BetaCutMix(prob=0.3)(2000, 8, 8, 'cpu').mask.flatten(1).any(1).float().mean() - 0.3) < 0.03
+
+
 def test_probability_zero_mixes_nothing():
     assert not CutMix(prob=0)(8, 16, 16, 'cpu').mask.any()
+    assert not BetaCutMix(prob=0)(8, 16, 16, 'cpu').mask.any()
 
 
 def test_labels_are_mixed_with_the_boxes_of_their_images():
@@ -75,6 +98,9 @@ def test_probability_zero_changes_nothing():
         (lambda: CutMix(prob=1.5), 'prob must lie in'),
         (lambda: CutMix(area=(0.5, 0.2)), 'area must be'),
         (lambda: CutMix(aspect=(0, 1)), 'aspect must be'),
+        (lambda: BetaCutMix(prob=-0.5), 'prob must lie in'),
+        (lambda: BetaCutMix(beta=(0, 2)), 'beta must be two whole numbers'),
+        (lambda: BetaCutMix(beta=(0.5, 2)), 'beta must be two whole numbers'),
         (lambda: StrongView(gray_prob=-1), 'gray_prob must lie in'),
         (lambda: StrongView(blur_sigma=(2, 1)), 'blur_sigma must be'),
     ],

@@ -200,11 +200,6 @@ def eq14(old: list[Tensor | None], mean: list[Tensor | None], beta: float = 0.99
     return new
 
 
-def pseudo_label(X_C: list[Tensor]) -> Tensor:
-    """Y_hat (n,) below eq. 15: argmax of the sum over the K class-level graphs, k = 1..K."""
-    return torch.stack([sum(x[i] for x in X_C[1:]).argmax() for i in range(len(X_C[0]))])
-
-
 def eq15_eq16(P_k: Tensor, Y_hat: Tensor, valid: Tensor | None = None, dynamic_weight: bool = True) -> Tensor:
     """CLG loss of one layer, divided by the number of pixels; the weight of eq. 16 is a constant of the gradient."""
     nodes = [i for i in range(len(P_k)) if _exists(valid, i)]

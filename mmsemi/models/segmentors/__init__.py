@@ -1,9 +1,25 @@
+from .ael import AEL
+from .augseg import AugSeg
 from .corrmatch import CorrMatch
 from .dssn import DSSN
 from .esl import ESL
 from .fixmatch import FixMatch, MeanTeacher
 from .mllc import MLLC
 from .semi_segmentor import SemiSegmentor, Supervised
+from .u2pl import U2PL
 from .unimatch import UniMatch
 
-__all__ = ['CorrMatch', 'DSSN', 'ESL', 'FixMatch', 'MLLC', 'MeanTeacher', 'SemiSegmentor', 'Supervised', 'UniMatch']
+__all__ = [
+    'AEL',
+    'AugSeg',
+    'CorrMatch',
+    'DSSN',
+    'ESL',
+    'FixMatch',
+    'MLLC',
+    'MeanTeacher',
+    'SemiSegmentor',
+    'Supervised',
+    'U2PL',
+    'UniMatch',
+]

@@ -137,7 +137,7 @@ class CorrMatch(FixMatch):
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled, weak and perturbed weak views in one pass, the mixed strong view in another."""
         first = self.student.forward_perturbed(self.perturb, 1, labeled=streams.labeled, weak=streams.weak)
-        return {**first, **self.student.forward_together(**self.strong_views(streams))}
+        return {**first, 'guide': first['weak'], **self.student.forward_together(**self.strong_views(streams))}
 
     def propagated(self, out: BranchOutput) -> Tensor:
         """z of eq. 5, at the crop's resolution: (B, C, H, W)."""
@@ -160,12 +160,17 @@ class CorrMatch(FixMatch):
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """L_u, eq. 12."""
-        logits, mix, strong = self.guide(streams, views), streams.mix[0], views['strong_0']
+        logits, mix, strong = views['guide'].logits.detach(), streams.mix[0], views['strong_0']
         self.moving_threshold.observe(logits, streams.valid)
         valid = mix.maps(streams.valid)
-        pseudo = confident_labels(logits, self.moving_threshold.limits(), streams.valid)  # eq. 2
-        mixed = mix.labels(pseudo)
-        enlarged = self.enlarge(views['weak'], mixed, mix, valid) if self.region_propagation else mixed
+        plain = confident_labels(logits, self.moving_threshold.limits(), streams.valid)  # eq. 2
+        pseudo = self.reweight(plain, views['guide'])
+        mixed = enlarged = mix.labels(pseudo)
+        if self.region_propagation:
+            # Shapes count confident pixels, whatever plugins think of them, and stay out of the partner's box.
+            enlarged = self.enlarge(views['weak'], mix.labels(plain), mix, valid)
+            own = self.reweight(enlarged, views['guide']).weight
+            enlarged = replace(enlarged, weight=torch.where(mix.mask, mixed.weight, own))
 
         hard = pixel_cross_entropy(strong.logits, enlarged, valid)  # eq. 1
         perturbed = pixel_cross_entropy(views['perturbed_0'].logits, pseudo, streams.valid)

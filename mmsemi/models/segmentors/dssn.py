@@ -98,6 +98,11 @@ class DSSN(FixMatch):
         self.class_ratio = class_ratio
         self.perturb = nn.Dropout2d(feature_dropout)
 
+    @torch.no_grad()
+    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """The teacher on the weak view, eq. 15, where the low level learns its labels."""
+        return {'guide': self.teacher(streams.weak)} if 'low' in self.label_levels else {}
+
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled, weak and two perturbed weak views in one pass, the mixed strong views in another (eq. 6, 7, 12, 13).
 
@@ -108,7 +113,7 @@ class DSSN(FixMatch):
         views = self.student.forward_perturbed(self.perturb, copies, labeled=streams.labeled, weak=streams.weak)
         if 'low' in used:
             views.update(self.student.forward_together(**self.strong_views(streams)))
-        return views
+        return {**views, 'guide': views['weak']}
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """The terms of eq. 23 at both levels."""
@@ -118,11 +123,11 @@ class DSSN(FixMatch):
         if 'high' in self.contrast_levels:
             losses['loss_contrast_high'] = self.contrast(views['perturbed_0'], views['perturbed_1'], streams.valid)
         if 'low' in self.label_levels:
-            pseudo = self.pseudo_labels(self.teacher_logits(streams), streams.valid)
+            pseudo = self.pseudo_labels(views['guide'], streams.valid)
             losses['loss_label_low'] = self.low_level_loss(pseudo, streams, views)
             losses.update(self.describe(pseudo, streams))
         if 'high' in self.label_levels:
-            pseudo = self.pseudo_labels(self.guide(streams, views), streams.valid)
+            pseudo = self.pseudo_labels(views['weak'], streams.valid)
             losses['loss_label_high'] = self.high_level_loss(pseudo, streams, views)
             losses.update({f'{name}_student': value for name, value in self.describe(pseudo, streams).items()})
         return losses
@@ -131,16 +136,13 @@ class DSSN(FixMatch):
         """Eq. 10 or 14 over the pixels that are positive pairs, ``same`` (B, H, W)."""
         return self.contrast_weight * logit_distance(first.logits, second.logits, same, self.normalize_logits)
 
-    @torch.no_grad()
-    def teacher_logits(self, streams: Streams) -> Tensor:
-        """The teacher's class scores of the weak view, eq. 15, (B, C, H, W)."""
-        return self.teacher(streams.weak).logits
-
-    def pseudo_labels(self, logits: Tensor, valid: Tensor) -> PseudoLabel:
+    def pseudo_labels(self, weak: BranchOutput, valid: Tensor) -> PseudoLabel:
         """Labels of the weak view and the mask of eq. 22."""
         if self.class_aware:
-            return class_aware_labels(logits, self.class_ratio, self.threshold, valid)
-        return confident_labels(logits, self.threshold, valid)
+            pseudo = class_aware_labels(weak.logits, self.class_ratio, self.threshold, valid)
+        else:
+            pseudo = confident_labels(weak.logits, self.threshold, valid)
+        return self.reweight(pseudo, weak)
 
     def low_level_loss(self, pseudo: PseudoLabel, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
         """Eq. 18: the strong views learn the labels, mixed as their images are."""

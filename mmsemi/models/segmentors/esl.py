@@ -130,19 +130,23 @@ class ESL(SemiSegmentor):
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled and CutMixed view in one pass."""
         strong = streams.mix[0].images(streams.strong[0])
-        return self.student.forward_together(labeled=streams.labeled, strong=strong)
+        return self.student.forward_together(labeled=streams.labeled, strong_0=strong)
+
+    @torch.no_grad()
+    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """The teacher on the weak view, and with the contrast on the labeled images, in one pass."""
+        labeled = {'guide_labeled': streams.labeled} if self.contrast_weight else {}
+        return self.teacher.forward_together(**labeled, guide=streams.weak)
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """The second and third term of eq. 11."""
-        with torch.no_grad():
-            labeled = {'labeled': streams.labeled} if self.contrast_weight else {}
-            guide = self.teacher.forward_together(**labeled, weak=streams.weak)
         mix = streams.mix[0]
-        pseudo = dynamic_soft_labels(guide['weak'].logits, self.dominant_mass, self.top_n, streams.valid)
-        soft = soft_cross_entropy(views['strong'].logits, mix.labels(pseudo), mix.maps(streams.valid))
+        pseudo = dynamic_soft_labels(views['guide'].logits, self.dominant_mass, self.top_n, streams.valid)
+        pseudo = self.reweight(pseudo, views['guide'])
+        soft = soft_cross_entropy(views['strong_0'].logits, mix.labels(pseudo), mix.maps(streams.valid))
         losses = {'loss_soft': self.soft_weight * soft}
         if self.contrast_weight:
-            losses['loss_contrast'] = self.contrast_weight * self.contrast_loss(streams, views, guide)
+            losses['loss_contrast'] = self.contrast_weight * self.contrast_loss(streams, views)
         return {**losses, **self.report(pseudo, streams)}
 
     def report(self, pseudo: PseudoLabel, streams: Streams) -> dict[str, Tensor]:
@@ -157,29 +161,29 @@ class ESL(SemiSegmentor):
 
     # Pixel-to-part contrast, section 3.3; all maps at the resolution of the projector
 
-    def contrast_loss(self, streams: Streams, views: dict[str, BranchOutput], guide: dict[str, BranchOutput]) -> Tensor:
+    def contrast_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
         """Eq. 7 to 10: find the parts, note them for the prototypes and the queues, contrast the student with these.
 
         Args:
             streams (Streams): The batch.
-            views (dict[str, BranchOutput]): The student's 'labeled' and 'strong'.
-            guide (dict[str, BranchOutput]): The teacher's 'labeled' and 'weak'.
+            views (dict[str, BranchOutput]): The student's 'labeled' and 'strong_0', the teacher's 'guide_labeled' and
+                'guide'.
         """
-        weak, size = guide['weak'], guide['weak'].heads['projector'].shape[2:]
+        weak, size = views['guide'], views['guide'].heads['projector'].shape[2:]
         with torch.no_grad():
             truth, valid = resize_labels(streams.labels, size), resize_labels(streams.valid, size)
             known = truth != IGNORE_INDEX
             logits = resize(weak.coarse_logits, size=size, mode='bilinear', align_corners=weak.align_corners)
             confidence, label = probabilities(logits).max(1)
             confident = (confidence > self.threshold) & valid
-            labeled_parts = self.observe_parts(guide['labeled'], truth, known, known)
+            labeled_parts = self.observe_parts(views['guide_labeled'], truth, known, known)
             weak_parts = self.observe_parts(weak, label, valid, confident)
             # Eq. 9, where the strong view's pixels lie.
             mix = Mix(resize_labels(streams.mix[0].mask, size))
             classes = torch.cat([truth, mix.maps(label)])
             parts = torch.cat([labeled_parts, mix.maps(weak_parts)])
             qualified = torch.cat([known, mix.maps(confident)])
-        features = torch.cat([views[name].heads['projector'] for name in ('labeled', 'strong')])
+        features = torch.cat([views[name].heads['projector'] for name in ('labeled', 'strong_0')])
         return self.pixel_to_part_loss(features, classes, parts, qualified)
 
     def observe_parts(self, out: BranchOutput, labels: Tensor, valid: Tensor, confident: Tensor) -> Tensor:

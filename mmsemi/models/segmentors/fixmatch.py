@@ -45,7 +45,7 @@ class FixMatch(SemiSegmentor):
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled and weak views in one pass, the mixed strong views in another."""
         first = self.student.forward_together(labeled=streams.labeled, weak=streams.weak)
-        return {**first, **self.student.forward_together(**self.strong_views(streams))}
+        return {**first, 'guide': first['weak'], **self.student.forward_together(**self.strong_views(streams))}
 
     @staticmethod
     def strong_views(streams: Streams) -> dict[str, Tensor]:
@@ -53,13 +53,10 @@ class FixMatch(SemiSegmentor):
         pairs = zip(streams.strong, streams.mix, strict=True)
         return {f'strong_{i}': mix.images(strong) for i, (strong, mix) in enumerate(pairs)}
 
-    def guide(self, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
-        """Class scores of the weak view, (B, C, H, W)."""
-        return views['weak'].logits.detach()
-
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Cross-entropy of each strong view to the guide's labels, averaged over the strong views."""
-        pseudo = confident_labels(self.guide(streams, views), self.threshold, streams.valid)
+        pseudo = confident_labels(views['guide'].logits, self.threshold, streams.valid)
+        pseudo = self.reweight(pseudo, views['guide'])
         terms = [
             pixel_cross_entropy(views[f'strong_{i}'].logits, mix.labels(pseudo), mix.maps(streams.valid))
             for i, mix in enumerate(streams.mix)
@@ -83,6 +80,6 @@ class MeanTeacher(FixMatch):
         return self.student.forward_together(labeled=streams.labeled, **self.strong_views(streams))
 
     @torch.no_grad()
-    def guide(self, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
-        """Class scores of the weak view by the teacher, (B, C, H, W)."""
-        return self.teacher(streams.weak).logits
+    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """The teacher on the weak view."""
+        return {'guide': self.teacher(streams.weak)}

@@ -108,11 +108,18 @@ class MLLC(SemiSegmentor):
         """Labeled and mixed strong view in one pass: running statistics must fit both, since the teacher uses them."""
         mix = streams.mix[0]
         strong, valid = mix.images(streams.strong[0]), mix.maps(streams.valid)
-        return self.refined_views(self.student, streams, strong, valid)[0]
+        labeled, strong = self.refined(self.student, streams, strong, valid)
+        return {'labeled': labeled, 'strong_0': strong}
 
-    def refined_views(
+    @torch.no_grad()
+    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
+        """The teacher on the labeled images and the weak view in one pass."""
+        labeled, weak = self.refined(self.teacher, streams, streams.weak, streams.valid)
+        return {'guide_labeled': labeled, 'guide': weak}
+
+    def refined(
         self, branch: Branch, streams: Streams, unlabeled: Tensor, valid: Tensor
-    ) -> tuple[dict[str, BranchOutput], Tensor]:
+    ) -> tuple[BranchOutput, BranchOutput]:
         """Run a branch and its graphs (algorithm 1) on the labeled images and a view of the unlabeled ones together.
 
         Graphs have the embedding's resolution; the threshold of confidence, eq. 9, is that of the unlabeled images.
@@ -124,8 +131,8 @@ class MLLC(SemiSegmentor):
             valid (Tensor): False where it was padded, (Bu, H, W).
 
         Returns:
-            tuple[dict[str, BranchOutput], Tensor]: 'labeled' and 'unlabeled', each with ``heads['graph']``, a
-            :class:`GraphOutput`, and ``heads['nodes']``, which of its nodes count, (B, h, w). And the thresholds, (C,).
+            tuple[BranchOutput, BranchOutput]: The labeled images and the view, each with ``heads['graph']``, a
+            :class:`GraphOutput`, and ``heads['nodes']``, which of its nodes count, (B, h, w).
         """
         sizes = [len(streams.labeled), len(unlabeled)]
         out = branch(torch.cat([streams.labeled, unlabeled]))
@@ -136,7 +143,7 @@ class MLLC(SemiSegmentor):
         threshold = self.confidence_threshold(prob[sizes[0] :], nodes[sizes[0] :])
         out.heads['graph'] = branch.heads['graph'](prob, features, threshold, nodes)
         out.heads['nodes'] = nodes
-        return dict(zip(('labeled', 'unlabeled'), out.split(sizes), strict=True)), threshold
+        return tuple(out.split(sizes))
 
     @torch.no_grad()
     def confidence_threshold(self, prob: Tensor, valid: Tensor) -> Tensor:
@@ -152,46 +159,44 @@ class MLLC(SemiSegmentor):
         if self.graph_supervision and probs:
             nodes = out.heads['nodes']
             labels = torch.where(nodes, resize_labels(labels, nodes.shape[1:]), 0)
-            terms = [_nll(prob.clamp(min=_SMALLEST).log(), labels, nodes) for prob in probs]
+            truth = PseudoLabel(labels, nodes.to(out.coarse_logits.dtype))
+            terms = [_nll(prob.clamp(min=_SMALLEST).log(), truth, nodes) for prob in probs]
             losses['loss_graph'] = self.graph_supervision * sum(terms) / len(terms)
         return losses
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Eq. 17: the teacher's graphs correct the labels of the weak view, the student's graphs learn them."""
-        label, report = self.corrected_labels(streams)
-        mix, out = streams.mix[0], views['unlabeled']
-        label, valid = mix.maps(label), mix.maps(streams.valid)
+        guide, mix, out = views['guide'], streams.mix[0], views['strong_0']
+        label = self.corrected_labels(guide)
+        self.observe(guide, label)
+        self.observe(views['guide_labeled'], streams.labels)
+        pseudo = self.reweight(PseudoLabel(label, streams.valid.to(guide.coarse_logits.dtype)), guide)
+        mixed, valid = mix.labels(pseudo), mix.maps(streams.valid)
         return {
-            'loss_slg': self.slg_weight * self.slg_loss(out, label),
-            'loss_clg': self.clg_weight * self.clg_loss(out, label, valid),
-            **report,
+            'loss_slg': self.slg_weight * self.slg_loss(out, mixed.label),
+            'loss_clg': self.clg_weight * self.clg_loss(out, mixed, valid),
+            **self.report(guide, label, streams),
         }
 
+    @staticmethod
     @torch.no_grad()
-    def corrected_labels(self, streams: Streams) -> tuple[Tensor, dict[str, Tensor]]:
-        """The teacher's labels of the weak view after correction; its features of both streams move the prototypes.
-
-        Returns:
-            tuple[Tensor, dict[str, Tensor]]: Labels, (B, H, W), of which every valid pixel is learned. And what the log
-            tells: as confident counts a pixel whose classifier reaches its class's threshold.
-        """
-        views, threshold = self.refined_views(self.teacher, streams, streams.weak, streams.valid)
-        weak, labeled = views['unlabeled'], views['labeled']
-        # argmax of the sum over layers, below eq. 15; without layers the classifier's own labels.
-        probs = weak.heads['graph'].probs
+    def corrected_labels(guide: BranchOutput) -> Tensor:
+        """The argmax of the sum over layers, below eq. 15, (B, H, W); without layers the classifier's own labels."""
+        probs = guide.heads['graph'].probs
         total = sum(probs[1:] or probs)
-        label = resize(total, size=weak.size, mode='bilinear', align_corners=weak.align_corners).argmax(1)
-        self.observe(weak, label)
-        self.observe(labeled, streams.labels)
+        return resize(total, size=guide.size, mode='bilinear', align_corners=guide.align_corners).argmax(1)
 
-        confidence, best = probabilities(weak.logits).max(1)
+    @torch.no_grad()
+    def report(self, guide: BranchOutput, label: Tensor, streams: Streams) -> dict[str, Tensor]:
+        """What the log tells: as confident counts a pixel whose classifier reaches its class's threshold."""
+        threshold = guide.heads['graph'].threshold
+        confidence, best = probabilities(guide.logits).max(1)
         confident = (confidence >= threshold[best]) & streams.valid
-        pseudo = PseudoLabel(label, confident.float())
-        report = {**self.describe(pseudo, streams), 'threshold': threshold.mean()}
+        report = {**self.describe(PseudoLabel(label, confident.float()), streams), 'threshold': threshold.mean()}
         if streams.unlabeled_gt is not None:
             counted = streams.valid & (streams.unlabeled_gt != IGNORE_INDEX)
             report['accuracy_uncorrected'] = label_accuracy(best, streams.unlabeled_gt, counted)
-        return label, report
+        return report
 
     def observe(self, out: BranchOutput, labels: Tensor) -> None:
         """Eq. 13, for each layer; ``labels`` (B, H, W)."""
@@ -216,24 +221,25 @@ class MLLC(SemiSegmentor):
                 loss = loss + self.terms['cross'] * cross
         return loss
 
-    def clg_loss(self, out: BranchOutput, label: Tensor, valid: Tensor) -> Tensor:
+    def clg_loss(self, out: BranchOutput, pseudo: PseudoLabel, valid: Tensor) -> Tensor:
         """Eq. 15, 16 for the student's strong view: the classifier (k = 0) at the crop's resolution, and each layer.
 
         Args:
             out (BranchOutput): The strong view.
-            label, valid (Tensor): Its pseudo-labels, and where they count, (B, H, W).
+            pseudo (PseudoLabel): Its labels and their weights, (B, H, W).
+            valid (Tensor): Where they count, (B, H, W).
         """
         nodes = out.heads['nodes']
-        labels = resize_labels(label, nodes.shape[1:])
-        loss = _nll(full_precision(out.logits).log_softmax(1), label, valid, self.dynamic_weight)
+        coarse = PseudoLabel(*(resize_labels(maps, nodes.shape[1:]) for maps in (pseudo.label, pseudo.weight)))
+        loss = _nll(full_precision(out.logits).log_softmax(1), pseudo, valid, self.dynamic_weight)
         for prob in out.heads['graph'].probs[1:]:
-            loss = loss + _nll(prob.clamp(min=_SMALLEST).log(), labels, nodes, self.dynamic_weight)
+            loss = loss + _nll(prob.clamp(min=_SMALLEST).log(), coarse, nodes, self.dynamic_weight)
         return loss
 
 
-def _nll(log_prob: Tensor, label: Tensor, valid: Tensor, dynamic_weight: bool = False) -> Tensor:
-    """Mean negative log-likelihood of ``label``; ``dynamic_weight``: times its own (detached) probability, eq. 16."""
-    nll = -log_prob.gather(1, label[:, None])[:, 0]
+def _nll(log_prob: Tensor, pseudo: PseudoLabel, valid: Tensor, dynamic_weight: bool = False) -> Tensor:
+    """Mean weighted negative log-likelihood; ``dynamic_weight``: times its own (detached) probability, eq. 16."""
+    nll = -log_prob.gather(1, pseudo.label[:, None])[:, 0]
     if dynamic_weight:
         nll = nll * (-nll.detach()).exp()
-    return masked_mean(nll, valid)
+    return masked_mean(nll * pseudo.weight, valid)

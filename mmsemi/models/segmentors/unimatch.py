@@ -59,11 +59,12 @@ class UniMatch(FixMatch):
         """Labeled, weak and perturbed weak views in one pass, the mixed strong views in another."""
         copies = 1 if self.feature_weight else 0
         first = self.student.forward_perturbed(self.perturb, copies, labeled=streams.labeled, weak=streams.weak)
-        return {**first, **self.student.forward_together(**self.strong_views(streams))}
+        return {**first, 'guide': first['weak'], **self.student.forward_together(**self.strong_views(streams))}
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Cross-entropy of the strong views and of the perturbed features to the labels of the weak view."""
-        pseudo = confident_labels(self.guide(streams, views), self.threshold, streams.valid)
+        pseudo = confident_labels(views['guide'].logits, self.threshold, streams.valid)
+        pseudo = self.reweight(pseudo, views['guide'])
         losses = {
             f'loss_strong_{i}': self.strong_weight
             * pixel_cross_entropy(views[f'strong_{i}'].logits, mix.labels(pseudo), mix.maps(streams.valid))

@@ -1,4 +1,5 @@
-from .cutmix import CutMix
+from .cutmix import BetaCutMix, CutMix
+from .random_intensity import RandomIntensity
 from .strong import StrongView
 
-__all__ = ['CutMix', 'StrongView']
+__all__ = ['BetaCutMix', 'CutMix', 'RandomIntensity', 'StrongView']

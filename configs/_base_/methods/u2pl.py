@@ -1,0 +1,38 @@
+# U2PL for a decoder that ends in 256 channels; the released settings are keys of the model.
+_base_ = './base.py'
+model = dict(
+    type='U2PL',
+    unreliable=0.2,
+    dynamic_partition=True,
+    pseudo_weight=1.0,
+    contrast_weight=1.0,
+    threshold=0.3,
+    confident=0.2,
+    low_rank=3,
+    high_rank=20,
+    negatives_from='unreliable',
+    queries=256,
+    negatives=50,
+    temperature=0.5,
+    center_momentum=0.0,
+    queue_length=30000,
+    background_length=50000,
+    keys_per_step=512,
+    heads=dict(
+        representation=dict(
+            type='ProjectionHead',
+            in_channels=256,
+            out_channels=256,
+            num_convs=2,
+            source='decoder',
+            norm_cfg=dict(type='SyncBN'),
+        ),
+    ),
+    # The strong view is CutMix alone.
+    data_preprocessor=dict(strong=None, cutmix=dict(prob=0.5)),
+)
+default_hooks = dict(
+    checkpoint=dict(save_best='teacher/mIoU'),
+    teacher=dict(type='EMATeacherHook', momentum=0.99),
+    prototypes=dict(type='PrototypeHook'),
+)

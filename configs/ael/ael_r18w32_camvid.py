@@ -1,0 +1,15 @@
+_base_ = [
+    '../_base_/models/deeplabv3plus_r18w32.py',
+    '../_base_/datasets/camvid.py',
+    '../_base_/schedules/adamw_small.py',
+    '../_base_/methods/ael.py',
+]
+network = _base_.network
+network.decode_head.num_classes = 11
+model = dict(
+    # From a random start, pseudo-labels are worth learning later than with pretrained weights.
+    unsup_warmup=1,
+    region_stride=2,
+    data_preprocessor=dict(size=_base_.crop_size),
+    student=network,
+)

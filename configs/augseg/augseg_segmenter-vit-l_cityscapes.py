@@ -1,0 +1,11 @@
+# MPMC's supplement, table 6: AugSeg with Segmenter.
+_base_ = [
+    '../_base_/models/segmenter_vit-l.py',
+    '../_base_/datasets/cityscapes_768.py',
+    '../_base_/schedules/sgd.py',
+    '../_base_/methods/augseg.py',
+]
+network = _base_.network
+network.decode_head.num_classes = 19
+network.test_cfg = dict(mode='slide', crop_size=(768, 768), stride=(512, 512))
+model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
