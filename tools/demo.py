@@ -32,10 +32,13 @@ METHODS = {
     'mllc': 'MLLC',
     'fixmatch': 'FixMatch',
     'mean_teacher': 'MeanTeacher',
+    'augseg': 'AugSeg',
     'unimatch': 'UniMatch',
     'dssn': 'DSSN',
     'esl': 'ESL',
+    'u2pl': 'U2PL',
     'corrmatch': 'CorrMatch',
+    'ael': 'AEL',
 }
 BASELINE = 'supervised'
 

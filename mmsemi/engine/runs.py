@@ -19,7 +19,9 @@ from mmengine.config import Config
 from mmsemi.engine.launch import UsageError, find_config, resource_roots
 
 _TRAINED = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (.+?)  ')
-_VALIDATED = re.compile(r'(student|teacher)/mIoU: ([\d.]+)')
+METRICS = ('/mIoU', '/mDice')
+"""What a branch is judged by, after its name in the log."""
+_VALIDATED = re.compile(r'(student|teacher)/(mIoU|mDice): ([\d.]+)')
 _PATIENCE = 20.0
 """Seconds between two reports of a run where the console cannot be rewritten."""
 
@@ -61,14 +63,15 @@ class Run:
         return self.work_dir / 'console.log'
 
     def start(self, threads: int) -> None:
-        """Start training with ``threads`` compute threads."""
+        """Start training with ``threads`` compute threads, or go on from the last checkpoint of this very training."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        self._marker.unlink(missing_ok=True)
+        self._marker('finished').unlink(missing_ok=True)
+        begun = self._is_marked('started') and (self.work_dir / 'last_checkpoint').is_file()
+        self._marker('started').write_text(self._fingerprint(), encoding='utf-8')
         chosen = [option.partition('=')[2] for option in self.options if option.startswith('train_cfg.max_epochs=')]
         self._epochs = chosen[-1] if chosen else Config.fromfile(find_config(self.config)).train_cfg.max_epochs
-        self._process = start_tool(
-            'train.py', [self.config, '--work-dir', str(self.work_dir)], self.options, self.log, threads
-        )
+        arguments = [self.config, '--work-dir', str(self.work_dir), *(['--resume'] if begun else [])]
+        self._process = start_tool('train.py', arguments, self.options, self.log, threads)
 
     def poll(self) -> bool:
         """Has it ended?
@@ -81,7 +84,7 @@ class Run:
             return False
         if status:
             raise UsageError(f'{self.name} failed: {last_line(self.log)} (all it printed is in {self.log})')
-        self._marker.write_text(self._fingerprint(), encoding='utf-8')
+        self._marker('finished').write_text(self._fingerprint(), encoding='utf-8')
         return True
 
     def stop(self) -> None:
@@ -92,22 +95,22 @@ class Run:
 
     def is_finished(self) -> bool:
         """Was this very config, with these options, already trained to its end?"""
-        return self._marker.is_file() and self._marker.read_text(encoding='utf-8') == self._fingerprint()
+        return self._is_marked('finished')
 
     def describe(self) -> str:
-        """Where it stands: epoch, time left, latest mIoU."""
+        """Where it stands: epoch, time left, latest scores."""
         text = self.log.read_text(encoding='utf-8', errors='replace') if self.log.is_file() else ''
         steps = _TRAINED.findall(text)
         if not steps:
             return f'{self.name:<14} starting'
         epoch, _, _, left = steps[-1]
-        scores = dict(_VALIDATED.findall(text))
-        shown = '  '.join(f'{branch} mIoU {value}' for branch, value in scores.items())
+        scores = {f'{branch} {metric}': value for branch, metric, value in _VALIDATED.findall(text)}
+        shown = '  '.join(f'{name} {value}' for name, value in scores.items())
         return f'{self.name:<14} epoch {epoch:>3}/{self._epochs}  left {left:>8}  {shown}'
 
     def validations(self) -> list[dict[str, float]]:
         """The metrics of each validation, oldest first."""
-        return [record for record in self._records() if any(key.endswith('/mIoU') for key in record)]
+        return [record for record in self._records() if any(key.endswith(METRICS) for key in record)]
 
     def seconds_per_iteration(self) -> float:
         """Median time of a training iteration."""
@@ -118,9 +121,12 @@ class Run:
         files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
         return [json.loads(line) for line in files[-1].read_text().splitlines() if line] if files else []
 
-    @property
-    def _marker(self) -> Path:
-        return self.work_dir / 'finished'
+    def _marker(self, what: str) -> Path:
+        return self.work_dir / what
+
+    def _is_marked(self, what: str) -> bool:
+        marker = self._marker(what)
+        return marker.is_file() and marker.read_text(encoding='utf-8') == self._fingerprint()
 
     def _fingerprint(self) -> str:
         content = Config.fromfile(find_config(self.config)).pretty_text + '\n'.join(self.options)

@@ -39,6 +39,14 @@ def test_every_method_is_measured_part_by_part(method, capsys):
     assert re.fullmatch(r'overhead: -?[\d.]+ %', lines[-1])
 
 
+def test_a_plugin_is_compared_with_the_method_alone(capsys):
+    threads = torch.get_num_threads()
+    benchmark.main(['mpmc/mpmc_fixmatch_r18_shapes.py', '--crop', '64', '--repeats', '1', '--batch', '2', '2'])
+    torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"plugins: -?[\d.]+ % of the method's step without them", lines[1])
+
+
 def recorded_step(method: str) -> tuple[nn.Module, Instruments]:
     """A model after the loss and backward pass of a step that was watched."""
     kwargs = {} if method == 'Supervised' else dict(threshold=0.2)
@@ -86,7 +94,7 @@ def test_the_floor_repeats_the_grouping_of_passes():
 
     together = 2 + 3
     assert calls('FixMatch', 'segmentor.backbone') == [('student', together, True), ('student', 3, True)]
-    assert calls('MeanTeacher', 'segmentor.backbone') == [('student', together, True), ('teacher', 3, False)]
+    assert calls('MeanTeacher', 'segmentor.backbone') == [('teacher', 3, False), ('student', together, True)]
     _, instruments = recorded_step('UniMatch')
     levels = [call.inputs[0][0][-1] for call in instruments.calls if isinstance(call.inputs[0][0], (tuple, list))]
     assert [len(level) for level in levels] == [together + 3, 3 + 3], 'perturbed features are in the decoder pass'
@@ -100,7 +108,7 @@ def test_the_floor_learns_where_the_step_did():
         backbone = branch.segmentor.backbone
         backbone.register_forward_pre_hook(lambda *_: learning.append(torch.is_grad_enabled()))
     replay(calls, instruments.clock)
-    assert learning == [True, False]
+    assert learning == [False, True]
 
 
 def test_graphs_are_overhead_and_layers_of_auxiliary_heads_are_not():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mmsemi.engine import runs
 from mmsemi.engine.launch import UsageError
 from mmsemi.engine.runs import Run, train_all
 
@@ -65,13 +66,25 @@ def test_progress_line_has_epoch_time_left_and_latest_scores(tmp_path):
 def test_run_is_finished_only_with_the_same_options(tmp_path):
     run = Run('run', CONFIG, tmp_path, ['randomness.seed=0'])
     assert not run.is_finished()
-    run._marker.write_text(run._fingerprint())
+    run._marker('finished').write_text(run._fingerprint())
     assert run.is_finished()
     assert not Run('run', CONFIG, tmp_path, ['randomness.seed=1']).is_finished()
 
 
+def test_a_run_that_was_broken_off_goes_on_and_another_starts_anew(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(runs, 'start_tool', lambda name, arguments, *rest: started.append('--resume' in arguments))
+    Run('run', CONFIG, tmp_path).start(1)
+    Run('run', CONFIG, tmp_path).start(1)  # broken off before its first checkpoint
+    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    Run('run', CONFIG, tmp_path).start(1)
+    Run('run', CONFIG, tmp_path, ['randomness.seed=1']).start(1)
+    assert started == [False, False, True, False]
+
+
 def test_failed_training_is_reported_with_its_last_line(tmp_path):
-    run = Run('mine', 'no_such_config.py', tmp_path, ['train_cfg.max_epochs=1'])
-    with pytest.raises(UsageError, match=r'mine failed: The config no_such_config\.py does not exist'):
+    options = ['train_dataloader.dataset.dataset.data_root=no_such_data']
+    run = Run('mine', CONFIG, tmp_path, options)
+    with pytest.raises(UsageError, match=r'mine failed: .*no_such_data'):
         train_all([run], jobs=1)
-    assert not run._marker.exists()
+    assert not run._marker('finished').exists()

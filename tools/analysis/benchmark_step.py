@@ -20,6 +20,8 @@ the output gradients that they had in a step. Steps and floors take turns, and t
 for machines are noisy. With one thread on a CPU, the default there, time is the process's CPU time, which other
 programs disturb least; else it is wall time, on CUDA the device's own.
 
+Where the config has plugins (MPMC), a line tells how much longer its step takes than the same step without them.
+
 Overhead is all that is not network time, in percent of the floor: everything but the forward passes of networks, and
 the floor's part of the backward pass. The last line counts the optimizer's step as overhead, the line before it does
 not: a supervised trainer has one too.
@@ -239,6 +241,17 @@ def benchmark_config(args: argparse.Namespace, work_dir: str) -> Config:
     return cfg
 
 
+def measure(args: argparse.Namespace, plugins: bool = True) -> tuple[Config, BenchmarkLoop]:
+    """Build the model and run the steps; with the method's plugins or without."""
+    with tempfile.TemporaryDirectory() as work_dir:
+        cfg = benchmark_config(args, work_dir)
+        if not plugins:
+            cfg.model.plugins = []
+        runner = build_runner(cfg)
+        runner.train()
+    return cfg, runner.train_loop
+
+
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -262,16 +275,17 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UsageError(f'--{name} must be at least 1, not {getattr(args, name)}.')
     torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as work_dir:
-        cfg = benchmark_config(args, work_dir)
-        runner = build_runner(cfg)
-        runner.train()
+    cfg, loop = measure(args)
     loader = cfg.train_dataloader
     print(
         f'{args.config}: {loader.labeled} labeled + {loader.unlabeled} unlabeled crops of {loader.size[0]} x '
         f'{loader.size[1]}, {args.device}, {args.repeats} steps'
     )
-    print(table(runner.train_loop.steps, runner.train_loop.floors))
+    if cfg.model.get('plugins'):
+        _, host = measure(args, plugins=False)
+        with_plugins, alone = (statistics.median(sum(s.values()) for s in x.steps) for x in (loop, host))
+        print(f"plugins: {100 * (with_plugins / alone - 1):.1f} % of the method's step without them")
+    print(table(loop.steps, loop.floors))
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
     python tools/analysis/compare.py supervised/supervised_r18_shapes.py mllc/mllc_r18_shapes.py --seeds 0 1 2
 
 A seed sets the network's start, the order of the data and the draw of labeled images. Runs that have finished are not
-trained again. The table is Markdown.
+trained again, those that were broken off go on from their last checkpoint. The table is Markdown.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmsemi.engine.launch import UsageError, find_config, run
-from mmsemi.engine.runs import Run, available_cores, train_all
+from mmsemi.engine.runs import METRICS, Run, available_cores, train_all
 
 BRANCHES = ('student', 'teacher')
 
@@ -51,12 +51,14 @@ def plan(configs: Sequence[str], seeds: Sequence[int], options: list[str], work_
 
 
 def scores(runs: Sequence[Run], branch: str) -> list[float] | None:
-    """The final mIoU of each run's branch; None where the method has no such branch."""
-    key = f'{branch}/mIoU'
+    """The final mIoU, or mDice, of each run's branch; None where the method has no such branch."""
     finals = [run.validations()[-1] for run in runs if run.validations()]
     if len(finals) < len(runs):
         raise UsageError(f'{runs[0].name} and its like were not validated; lower train_cfg.val_interval.')
-    return [final[key] for final in finals] if all(key in final for final in finals) else None
+    for key in (branch + metric for metric in METRICS):
+        if all(key in final for final in finals):
+            return [final[key] for final in finals]
+    return None
 
 
 def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None = None) -> str:
@@ -84,7 +86,7 @@ def main() -> None:
     missing = [one for of_seeds in runs.values() for one in of_seeds if not one.is_finished()]
     if missing:
         train_all(missing, args.jobs)
-    print(f'mIoU in percent; spread is the standard deviation over {len(args.seeds)} seeds.\n')
+    print(f'mIoU (mDice on ACDC) in percent; spread is the standard deviation over {len(args.seeds)} seeds.\n')
     print(table(runs, args.seeds, args.branch))
 
 

@@ -27,7 +27,7 @@ from numpy.random import Generator
 from PIL import Image
 from shapes_painters import KINDS, PALETTE, Array, Painter, blend, ground, mushroom, noise, scrap, twig
 
-VERSION = 1  # raise it whenever the drawing changes, so that an older folder is drawn anew
+VERSION = 2  # raise it whenever the drawing changes, so that an older folder is drawn anew
 SPLITS = ('train', 'val')
 IGNORE = 255
 SUPERSAMPLING = 1.5
@@ -115,7 +115,7 @@ def draw(rng: Generator, size: int) -> tuple[Array, Array]:
     scene.clutter(int(rng.integers(2, 7)), strokes=0.3)
     for label in things(rng):
         turn = rng.normal(0, 0.5) if KINDS[label - 1].paint is mushroom else rng.uniform(0, 2 * np.pi)
-        scene.put(KINDS[label - 1].paint, label, rng.uniform(0.16, 0.32), turn)
+        scene.put(KINDS[label - 1].paint, label, rng.uniform(0.2, 0.4), turn)
         if rng.random() < 0.25:
             scene.clutter(1, strokes=0.6)
     image = cv2.resize(scene.image, (size, size), interpolation=cv2.INTER_AREA)

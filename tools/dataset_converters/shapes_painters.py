@@ -227,13 +227,13 @@ def butterfly(rng: Generator, u: Array, v: Array) -> tuple[Array, Array]:
 
 
 KINDS = (
-    Kind('leaf', (60, 160, 60), 0.6, 2, leaf),
-    Kind('stone', (130, 130, 150), 0.48, 2, stone),
-    Kind('flower', (230, 90, 170), 0.38, 2, flower),
-    Kind('mushroom', (200, 60, 40), 0.3, 1, mushroom),
-    Kind('shell', (245, 190, 90), 0.23, 1, shell),
-    Kind('beetle', (60, 60, 220), 0.17, 1, beetle),
-    Kind('butterfly', (60, 210, 230), 0.12, 1, butterfly),
+    Kind('leaf', (60, 160, 60), 0.7, 2, leaf),
+    Kind('stone', (130, 130, 150), 0.6, 2, stone),
+    Kind('flower', (230, 90, 170), 0.5, 2, flower),
+    Kind('mushroom', (200, 60, 40), 0.42, 1, mushroom),
+    Kind('shell', (245, 190, 90), 0.34, 1, shell),
+    Kind('beetle', (60, 60, 220), 0.27, 1, beetle),
+    Kind('butterfly', (60, 210, 230), 0.2, 1, butterfly),
 )
 CLASSES = ('background', *(kind.name for kind in KINDS))
 PALETTE = ((0, 0, 0), *(kind.color for kind in KINDS))
