@@ -32,7 +32,7 @@ lint: install ## check style
 	$(BIN)/ruff format --check $(SOURCES)
 
 test: lint ## install, check style, run the test-suite (pytest -m slow runs the long ones)
-	$(BIN)/python -m pytest -m 'not slow' -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -q --numprocesses auto --dist worksteal
 
 demo: install ## install, train the baseline and METHOD (default mllc) on generated images, compare them
 	$(BIN)/python tools/demo.py $(if $(METHOD),--method $(METHOD))

@@ -85,7 +85,9 @@ setup(
             'regex',
             'setuptools<81',
         ],
-        'test': ['pytest>=7.4', 'ruff>=0.9', 'setuptools>=70.1'],
+        # What tools/dataset_converters/acdc.py reads scans with.
+        'acdc': ['nibabel>=5.0'],
+        'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'ruff>=0.9', 'setuptools>=70.1', 'nibabel>=5.0'],
     },
     cmdclass={'build_py': BuildWithMim},
 )

@@ -110,6 +110,37 @@ def make_cityscapes(root: Path | str, n_train: int = 6, n_val: int = 2, size: tu
     return root
 
 
+def make_acdc(
+    root: Path | str, patients: int = 12, scans: int = 2, slices: int = 2, size: tuple[int, int] = (60, 50)
+) -> Path:
+    """ACDC as its converter writes it: patients 1, 2 and 3 are labeled, the last two are for validation.
+
+    Args:
+        root (Path | str): Where to write.
+        patients (int): Patients in all.
+        scans (int): Scans of each patient.
+        slices (int): Slices of each scan.
+        size (tuple[int, int]): Width and height.
+    """
+    root, rng = Path(root), np.random.default_rng(0)
+    slices_of = {
+        p: [f'patient{p:03d}_frame{f:02d}_{z:02d}' for f in range(1, scans + 1) for z in range(slices)]
+        for p in range(1, patients + 1)
+    }
+    for name in (name for names in slices_of.values() for name in names):
+        image, mask = scene(rng, size, 4)
+        for folder, pixels in (('images', image[..., 0]), ('masks', mask)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(pixels)).save(root / folder / f'{name}.png')
+    last = patients - 2
+    lists = {'train': (1, last), 'val': (last + 1, patients), 'cases_3': (1, 3), 'unlabeled_3': (4, last)}
+    for key, (first, final) in lists.items():
+        (root / 'lists').mkdir(exist_ok=True)
+        names = [name for p in range(first, final + 1) for name in slices_of[p]]
+        (root / f'lists/{key}.txt').write_text(''.join(f'{name}\n' for name in names))
+    return root
+
+
 def make_folder(
     root: Path | str, n_labeled: int = 4, n_unlabeled: int = 6, n_val: int = 2, num_classes: int = 2
 ) -> Path:

@@ -33,7 +33,16 @@ def roots(tmp_path_factory) -> dict[str, str]:
     shapes = data.make_voc(root / 'shapes', n_train=60, n_aug=0, n_val=1, size=(48, 48), num_classes=8, trainaug=False)
     for mask in (shapes / 'SegmentationClassAug').glob('*.png'):
         mask.rename(shapes / 'SegmentationClass' / mask.name)
-    return {name: str(root / name) for name in ('voc', 'cityscapes', 'camvid', 'shapes')}
+    data.make_acdc(root / 'acdc')
+    return {name: str(root / name) for name in ('voc', 'cityscapes', 'camvid', 'shapes', 'acdc')}
+
+
+@pytest.fixture
+def uninitialised(monkeypatch) -> None:
+    """Large networks are built in a moment where nobody draws their weights."""
+    for name in dir(torch.nn.init):
+        if name.endswith('_') and not name.startswith('_'):
+            monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
 
 
 def redirect(node, roots: dict[str, str]) -> None:
@@ -47,7 +56,7 @@ def redirect(node, roots: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize('path', CONFIGS)
-def test_config_builds_its_model_and_its_data(path, roots):
+def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
     cfg = Config.fromfile(ROOT / path)
     assert len((ROOT / path).read_text().splitlines()) < 40, 'a config is a few lines over its bases'
     cfg.model.student.pretrained = None

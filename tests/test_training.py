@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 from mmengine.hooks import Hook
+from mmengine.model.wrappers import MMDistributedDataParallel
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from mmsemi import engine
 from tests import tiny, tiny_run
+
+GROUPS = dict(type='GN', num_groups=2)
 
 
 class Kill(Hook):
@@ -41,11 +46,12 @@ def saved(work_dir: Path, epoch: int) -> dict:
     return torch.load(work_dir / f'epoch_{epoch}.pth', weights_only=False)
 
 
+@pytest.mark.parametrize('plugins', [[], [tiny.MPMC]], ids=['alone', 'with MPMC'])
 @pytest.mark.parametrize('method', tiny.METHODS)
-def test_a_killed_and_resumed_run_equals_a_straight_one_bit_for_bit(method, tmp_path):
-    straight = tiny_run.config(method, tmp_path, tmp_path / 'straight', workers=0)
+def test_a_killed_and_resumed_run_equals_a_straight_one_bit_for_bit(method, plugins, tmp_path):
+    straight = tiny_run.config(method, tmp_path, tmp_path / 'straight', workers=0, plugins=plugins)
     train(straight)
-    broken = tiny_run.config(method, tmp_path, tmp_path / 'broken', workers=2)
+    broken = tiny_run.config(method, tmp_path, tmp_path / 'broken', workers=0 if plugins else 2, plugins=plugins)
     with pytest.raises(KeyboardInterrupt):
         train(broken, kill_at=3)
     train(broken, resume=True, experiment_name='again')
@@ -57,6 +63,8 @@ def test_a_killed_and_resumed_run_equals_a_straight_one_bit_for_bit(method, tmp_
     assert all(torch.equal(state[i][k], other[i][k]) for i in state for k in state[i] if torch.is_tensor(state[i][k]))
     if method == 'MLLC':
         assert all(a['state_dict'][f'prototypes.{k}.value'].abs().sum() > 0 for k in (0, 1))
+    if method == 'U2PL':
+        assert 0 < a['state_dict']['progress'] < 1 and a['state_dict']['queues.pushed'].sum() > 0
     if method == 'ESL':
         assert a['state_dict']['part_prototypes.seen'].any() and a['state_dict']['queues.pushed'].sum() > 0
 
@@ -111,34 +119,54 @@ def test_a_loss_that_is_not_finite_stops_after_the_last_good_checkpoint(tmp_path
 
 # What a method's step needs, the hooks that move its state, and the state that this must leave behind.
 STATES = {
-    'MLLC': (dict(threshold=0.3), ['EMATeacherHook', 'PrototypeHook'], 'prototypes.0.value'),
+    'Supervised': ({}, [], 'student'),
+    'FixMatch': (dict(threshold=0.3), [], 'student'),
+    'MeanTeacher': (dict(threshold=0.3), ['EMATeacherHook'], 'teacher'),
     # No random features: ranks draw their own.
+    'UniMatch': (dict(threshold=0.3, feature_dropout=0.0), [], 'student'),
+    'MLLC': (dict(threshold=0.3), ['EMATeacherHook', 'PrototypeHook'], 'prototypes.0.value'),
+    # The same.
     'DSSN': (dict(threshold=0.3, class_ratio=0.8, feature_dropout=0.0), ['EMATeacherHook'], 'teacher'),
     'CorrMatch': (
         dict(threshold=0.3, threshold_momentum=0.5, feature_dropout=0.0, sampling='uniform'),
         ['DynamicThresholdHook'],
         'moving_threshold.value',
     ),
+    # No labeled boxes: ranks draw their own.
+    'AugSeg': (dict(threshold=0.3, label_prob=0.0), ['EMATeacherHook'], 'teacher'),
+    # Nothing random: ranks draw their own.
+    'AEL': (
+        dict(threshold=0.2, copy_paste_prob=0.0, sampling_power=0.0),
+        ['EMATeacherHook', 'ConfidenceHook'],
+        'confidence.value',
+    ),
     # Random anchors, without a say in what is learned.
     'ESL': (dict(threshold=0.3, contrast_weight=1e-30), ['EMATeacherHook', 'PrototypeHook'], 'queues.value'),
+    # The same, and every key is enqueued, since those of a draw differ.
+    'U2PL': (
+        dict(contrast_weight=1e-30, keys_per_step=600, queue_length=600, background_length=700),
+        ['EMATeacherHook', 'PrototypeHook'],
+        'queues.value',
+    ),
 }
 
 
-def step_through(rank: int, world: int, folder: str, method: str) -> None:
-    """Three steps on this rank's half of the batches; what is left goes to a file."""
+def step_through(rank: int, world: int, folder: str) -> None:
+    """Take every method, alone and with MPMC, through steps on this rank's part of the batches."""
     torch.set_num_threads(1)
     init_default_scope('mmsemi')
-    from types import SimpleNamespace
-
-    from mmengine.model.wrappers import MMDistributedDataParallel
-
-    from mmsemi import engine
-
     if world > 1:
         store = f'file://{folder}/store'
         torch.distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=world)
+    for method in STATES:
+        for plugins in ([], [tiny.MPMC]):
+            torch.save(three_steps(rank, world, method, plugins), f'{folder}/{method}-{len(plugins)}-{world}-{rank}.pt')
+
+
+def three_steps(rank: int, world: int, method: str, plugins: list[dict]) -> tuple[dict, torch.Tensor, float]:
+    """The state that three steps leave, the threshold of each, and a number that ranks averaged."""
     arguments, names, _ = STATES[method]
-    model = tiny.build(method, norm=dict(type='GN', num_groups=2), **arguments).double().train()
+    model = tiny.build(method, norm=GROUPS, plugins=plugins, **arguments).double().train()
     wrapped = MMDistributedDataParallel(model, device_ids=None) if world > 1 else model
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     hooks = [getattr(engine, name)() for name in names]
@@ -155,6 +183,7 @@ def step_through(rank: int, world: int, folder: str, method: str) -> None:
         for mix in streams.mix:
             mix.mask = mix.mask[part]
         losses = wrapped(streams, mode='loss')
+        assert all(value.isfinite().all() for value in losses.values())
         thresholds.append(losses.get('unsup.threshold', torch.zeros(())))
         total, _ = model.parse_losses(losses)
         optimizer.zero_grad()
@@ -167,20 +196,29 @@ def step_through(rank: int, world: int, folder: str, method: str) -> None:
     # What ranks gathered apart is averaged at the end of an epoch.
     model.epoch.fill_(rank)
     engine.SyncStatisticsHook().after_train_epoch(SimpleNamespace(model=wrapped))
-    torch.save((state, torch.stack(thresholds), float(model.epoch)), f'{folder}/{world}-{rank}.pt')
+    return state, torch.stack(thresholds), float(model.epoch)
 
 
+@pytest.fixture(scope='module')
+def stepped(tmp_path_factory) -> Path:
+    """Folder of what one process and two ranks left."""
+    folder = tmp_path_factory.mktemp('ranks')
+    mp.spawn(step_through, (2, str(folder)), nprocs=2)
+    step_through(0, 1, str(folder))
+    return folder
+
+
+@pytest.mark.parametrize('plugins', [[], [tiny.MPMC]], ids=['alone', 'with MPMC'])
 @pytest.mark.parametrize('method', STATES)
-def test_two_ranks_hold_the_state_and_thresholds_of_one_process_with_both_batches(method, tmp_path):
-    mp.spawn(step_through, (2, str(tmp_path), method), nprocs=2)
-    step_through(0, 1, str(tmp_path), method)
-    one, thresholds, _ = torch.load(tmp_path / '1-0.pt')
-    start = tiny.build(method, norm=dict(type='GN', num_groups=2)).double().state_dict()
+def test_two_ranks_hold_the_state_and_thresholds_of_one_process_with_both_batches(method, plugins, stepped):
+    one, thresholds, _ = torch.load(stepped / f'{method}-{len(plugins)}-1-0.pt')
+    start = tiny.build(method, norm=GROUPS, plugins=plugins).double().state_dict()
     moved = [key for key, value in one.items() if not torch.equal(value, start[key])]
     assert any(key.startswith(STATES[method][2]) for key in moved), 'the steps must move the state'
-    assert method not in ('MLLC', 'CorrMatch') or len(thresholds.unique()) > 1
+    assert not plugins or any('patch_classifier' in key for key in moved)
+    assert method not in ('MLLC', 'CorrMatch', 'U2PL') or len(thresholds.unique()) > 1
     for rank in (0, 1):
-        state, theirs, statistics = torch.load(tmp_path / f'2-{rank}.pt')
+        state, theirs, statistics = torch.load(stepped / f'{method}-{len(plugins)}-2-{rank}.pt')
         assert statistics == 0.5
         assert torch.allclose(theirs, thresholds, atol=1e-10)
         for key, value in one.items():
@@ -188,3 +226,7 @@ def test_two_ranks_hold_the_state_and_thresholds_of_one_process_with_both_batche
                 assert torch.allclose(value, state[key], atol=1e-8), key
             else:
                 assert torch.equal(value, state[key]), key
+
+
+def test_every_method_steps_on_two_ranks():
+    assert STATES.keys() == tiny.METHODS.keys()

@@ -39,6 +39,8 @@ METHODS: dict[str, dict] = {
     'FixMatch': {},
     'MeanTeacher': {},
     'MLLC': dict(heads=HEADS),
+    'AEL': dict(region_stride=2),
+    'AugSeg': dict(data_preprocessor=dict(strong=dict(type='RandomIntensity'), cutmix=dict(type='BetaCutMix'))),
     'UniMatch': dict(data_preprocessor=dict(num_strong=2)),
     'DSSN': dict(data_preprocessor=dict(num_strong=2)),
     'CorrMatch': dict(
@@ -57,7 +59,23 @@ METHODS: dict[str, dict] = {
         max_anchors=8,
         data_preprocessor=dict(strong=None),
     ),
+    'U2PL': dict(
+        heads=dict(
+            representation=dict(type='ProjectionHead', in_channels=16, out_channels=16, norm_cfg=dict(type='BN'))
+        ),
+        low_rank=2,
+        queries=8,
+        negatives=5,
+        queue_length=6,
+        background_length=8,
+        keys_per_step=4,
+        data_preprocessor=dict(strong=None),
+    ),
 }
+
+
+MPMC = dict(type='MPMC', pools=(3, 5), channels=4)
+"""A plugin for any of them."""
 
 
 def segmentor(norm: dict | None = None) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -16,14 +17,19 @@ METHOD_FILES = {
     'FixMatch': 'fixmatch',
     'MeanTeacher': 'mean_teacher',
     'MLLC': 'mllc',
+    'AEL': 'ael',
+    'AugSeg': 'augseg',
     'UniMatch': 'unimatch',
     'DSSN': 'dssn',
     'ESL': 'esl',
+    'U2PL': 'u2pl',
     'CorrMatch': 'corrmatch',
 }
 
 
-def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: int = 0) -> Config:
+def config(
+    method: str, root: Path, work_dir: Path, epochs: int = 2, workers: int = 0, plugins: Sequence[dict] = ()
+) -> Config:
     """The method's own config over the tiny network and a tiny PASCAL VOC with four classes."""
     data = root / 'VOC2012'
     if not data.exists():
@@ -56,6 +62,7 @@ def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: in
         cfg.model.num_shapes = tiny.METHODS[method]['num_shapes']
     if 'threshold' in cfg.model:
         cfg.model.threshold = 0.2
+    cfg.model.plugins = [ConfigDict(plugin) for plugin in plugins]
     cfg.train_cfg.max_epochs = epochs
     cfg.param_scheduler = [dict(type='PolyLR', power=0.9, by_epoch=True, convert_to_iter_based=True, end=2)]
     cfg.default_hooks.logger.interval = 1
