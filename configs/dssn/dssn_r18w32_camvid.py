@@ -6,4 +6,5 @@ _base_ = [
 ]
 network = _base_.network
 network.decode_head.num_classes = 11
-model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
+# From a random start few pixels are as sure as 0.92 and 0.96 ask for.
+model = dict(threshold=0.6, class_ratio=0.85, data_preprocessor=dict(size=_base_.crop_size), student=network)

@@ -1,7 +1,7 @@
 # DMT's protocol for DeepLabV2: scale 0.5 to 1.5, crop 321; the embedding reads the backbone's last stage.
 _base_ = [
     '../_base_/models/deeplabv2_r101.py',
-    '../_base_/datasets/voc_blender_321.py',
+    '../_base_/datasets/voc_blender_321_dmt.py',
     '../_base_/schedules/sgd_heads_x10.py',
     '../_base_/methods/mllc.py',
 ]

@@ -1,4 +1,4 @@
-# Crop 800, 100 epochs, U2PL's rate.
+# Crop 800, 100 epochs, U2PL's rate and weight decay.
 _base_ = [
     '../_base_/models/deeplabv3plus_r101.py',
     '../_base_/datasets/cityscapes.py',
@@ -13,3 +13,4 @@ model = dict(
     student=network,
     heads=dict(graph=dict(num_classes=19)),
 )
+optim_wrapper = dict(optimizer=dict(weight_decay=5e-4))

@@ -1,4 +1,4 @@
-# PASCAL VOC 2012, labels drawn from all 10,582 training images (the paper's table IV).
+# PASCAL VOC 2012, labels drawn from all 10,582 training images (not in the paper).
 _base_ = [
     '../_base_/models/deeplabv3plus_r50.py',
     '../_base_/datasets/voc_blender.py',

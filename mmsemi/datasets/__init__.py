@@ -1,5 +1,6 @@
 """Data sets, samplers and transforms; importing this registers them, and mmseg's."""
 
+from .acdc import ACDCDataset
 from .camvid import CamVidDataset
 from .image_folder import ImageFolder
 from .partition import draw_partition, labeled_count, read_list, write_list
@@ -10,6 +11,7 @@ from .transforms import LoadSegAnnotations, RandomScale
 from .voc import PascalVOCAugDataset
 
 __all__ = [
+    'ACDCDataset',
     'CamVidDataset',
     'ImageFolder',
     'LoadSegAnnotations',

@@ -54,7 +54,8 @@ class SemiDataset(Dataset):
             these.
         require_all_classes (bool): Whether the labeled images must show every class.
         seed (int): Seed of the draw.
-        allow_overlap (bool): Whether an image may be both labeled and unlabeled.
+        allow_overlap (bool): Whether an image may be both labeled and unlabeled, or a group of them (the slices of one
+            patient; their data set says so by ``info['group']``) be split between the two.
         check_files (bool): Whether all files, and the ids in all masks that will be read, are checked before training.
         unlabeled_gt (bool): Whether unlabeled images bring their masks, for diagnostics.
     """
@@ -90,8 +91,8 @@ class SemiDataset(Dataset):
 
         Raises:
             FileNotFoundError: If a data root, list file, image or mask is missing.
-            ValueError: If a list is empty or names an unknown image, the lists overlap, more labeled images are asked
-                for than there are, or a mask holds an id outside the classes.
+            ValueError: If a list is empty or names an unknown image, the lists overlap or split a group, more labeled
+                images are asked for than there are, or a mask holds an id outside the classes.
             RuntimeError: If the mask of a labeled image cannot be decoded.
         """
         if self._fully_initialized:

@@ -88,7 +88,7 @@ def class_names(metainfo: dict) -> Sequence[str]:
 
 
 def check_overlap(pool: Pool, labeled: list[dict], unlabeled: list[dict]) -> None:
-    """Raise ValueError if an image is both labeled and unlabeled."""
+    """Raise ValueError if an image, or a group of images by their ``info['group']``, is both labeled and unlabeled."""
     known = {os.path.abspath(info['img_path']) for info in labeled}
     both = [info['img_path'] for info in unlabeled if os.path.abspath(info['img_path']) in known]
     if both:
@@ -96,6 +96,14 @@ def check_overlap(pool: Pool, labeled: list[dict], unlabeled: list[dict]) -> Non
             f'{len(both)} images are both labeled and unlabeled, the first is {pool.name(both[0])}; '
             'take them out of one list or set allow_overlap=True.'
         )
+    groups = {info['group']: info['img_path'] for info in labeled if info.get('group')}
+    for info in unlabeled:
+        if info.get('group') in groups:
+            raise ValueError(
+                f'{info["group"]} is split: {pool.name(groups[info["group"]])} is labeled and '
+                f'{pool.name(info["img_path"])} is not; label all images of {info["group"]} or none, by a list file, '
+                'or set allow_overlap=True.'
+            )
 
 
 def check_exist(infos: list[dict], stream: str, masks: bool) -> None:

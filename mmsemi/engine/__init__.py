@@ -1,7 +1,9 @@
 from .checkpoint_fit_hook import CheckpointFitHook
+from .confidence_hook import ConfidenceHook
 from .dynamic_threshold_hook import DynamicThresholdHook
 from .ema_teacher_hook import EMATeacherHook
 from .finite_loss_hook import FiniteLossHook
+from .foreground_dice import ForegroundDice
 from .loops import TeacherStudentValLoop
 from .optim_constructor import SemiOptimWrapperConstructor
 from .progress_hook import ProgressHook
@@ -11,9 +13,11 @@ from .unreadable_image_hook import UnreadableImageHook
 
 __all__ = [
     'CheckpointFitHook',
+    'ConfidenceHook',
     'DynamicThresholdHook',
     'EMATeacherHook',
     'FiniteLossHook',
+    'ForegroundDice',
     'PrototypeHook',
     'ProgressHook',
     'SemiOptimWrapperConstructor',

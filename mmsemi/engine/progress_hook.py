@@ -19,6 +19,8 @@ from .utils import segmentor_of
 class ProgressHook(Hook):
     """Tell the model the epoch, and make the random state of each epoch a function of (seed, rank, epoch).
 
+    A model with a buffer ``progress`` is also told the share of training that is over, in [0, 1).
+
     What validation, checkpoints or a restart drew before does not matter then: a run resumed at an epoch's end
     continues bit for bit. The workers need none of this; ``StreamSampler`` gives each sample its own seed.
     """
@@ -40,3 +42,5 @@ class ProgressHook(Hook):
         model = segmentor_of(runner)
         if hasattr(model, 'epoch'):
             model.epoch.fill_(runner.iter / self._steps)
+        if hasattr(model, 'progress'):
+            model.progress.fill_(runner.iter / runner.max_iters)

@@ -6,6 +6,7 @@ from mmengine.dist import all_reduce, is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmsemi.models.step_state import StepState
 from mmsemi.registry import HOOKS
 
 from .utils import segmentor_of
@@ -16,14 +17,19 @@ class SyncStatisticsHook(Hook):
     """Average floating-point buffers over ranks at the end of each epoch, before validation and checkpoints.
 
     Without SyncBN every rank keeps running statistics of its own images; a checkpoint would hold those of the first
-    rank alone, and a resumed run would not continue the interrupted one. Buffers that are equal on all ranks stay.
+    rank alone, and a resumed run would not continue the interrupted one. A
+    :class:`StepState`, which may be large, is the same on all ranks by itself.
     """
 
     priority = 'ABOVE_NORMAL'
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Average."""
-        if is_distributed():
-            for buffer in segmentor_of(runner).buffers():
+        if not is_distributed():
+            return
+        for module in segmentor_of(runner).modules():
+            if isinstance(module, StepState):
+                continue
+            for buffer in module.buffers(recurse=False):
                 if buffer.is_floating_point():
                     all_reduce(buffer, 'mean')

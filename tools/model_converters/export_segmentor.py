@@ -1,6 +1,6 @@
 """Take the segmentor out of a checkpoint of mmsemi: a checkpoint and a config that plain mmseg loads.
 
-    python tools/model_converters/export_segmentor.py work_dirs/mllc_r50_voc/epoch_80.pth export/mllc --branch teacher
+    python tools/model_converters/export_segmentor.py work_dirs/mllc_r50_voc/epoch_150.pth export/mllc --branch teacher
 
 writes ``export/mllc.pth`` and ``export/mllc.py`` for ``mmseg.apis.init_model``, where mmsemi need not be installed. The
 config carries the source of those parts that mmseg lacks, such as ``DeepLabV3PlusHead``.

@@ -1,4 +1,4 @@
-# As cityscapes.py, with the crop of 801 of UniMatch, CorrMatch and DSSN.
+# As cityscapes.py, with the crop of 801 of UniMatch, CorrMatch, DSSN and AugSeg.
 _base_ = './cityscapes.py'
 
 crop_size = (801, 801)
