@@ -47,3 +47,19 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
+
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=(round(image_size[0] * factor), round(image_size[1] * factor)))
+                for factor in (0.75, 1.0, 1.25)
+            ],
+            [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]

@@ -105,6 +105,11 @@ class SemiSegmentor(BaseSegmentor):
         """Number of classes."""
         return self.student.num_classes
 
+    @property
+    def out_channels(self) -> int:
+        """Number of score maps, as mmseg's test-time augmentation asks for it."""
+        return self.student.segmentor.out_channels
+
     def init_weights(self) -> None:
         """Initialise the student, and start the teacher as its copy."""
         if self.has_teacher:

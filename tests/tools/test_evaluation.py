@@ -1,0 +1,92 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mmsemi.engine.launch import UsageError
+from mmsemi.registry import MODELS
+from tests import tiny_run
+from tests.tools.test_runs import load_tool
+
+tool = load_tool('test.py')
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Evaluates an untrained MeanTeacher, whose teacher is not its student; gives the scores that were printed."""
+    cfg = tiny_run.config('MeanTeacher', tmp_path, tmp_path / 'work')
+    cfg.dump(tmp_path / 'config.py')
+    model = MODELS.build(cfg.model)
+    for name, seed in (('student', 0), ('teacher', 1)):
+        torch.manual_seed(seed)
+        network = getattr(model, name).segmentor.train()
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the statistics of the one pass below: then no class wins everywhere
+        network(torch.randn(2, 3, 40, 50))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'checkpoint.pth')
+
+    def evaluate(*options: str, out: str = 'out') -> list[np.ndarray]:
+        arguments = ['test.py', str(tmp_path / 'config.py'), str(tmp_path / 'checkpoint.pth')]
+        monkeypatch.setattr(sys, 'argv', [*arguments, '--out', str(tmp_path / out), *options])
+        # Runners are known by name in the whole process.
+        monkeypatch.setattr(tool, 'build_runner', lambda cfg: build(cfg, f'{tmp_path}-{out}'))
+        tool.main()
+        assert 'mIoU' in capsys.readouterr().out
+        return [np.array(Image.open(path)) for path in sorted((tmp_path / out).glob('*.png'))]
+
+    build_runner = tool.build_runner
+
+    def build(cfg: Config, name: str):
+        cfg.experiment_name = cfg.visualizer.name = name.replace('/', '-')
+        return build_runner(cfg)
+
+    return evaluate
+
+
+def test_the_branch_that_predicts_can_be_chosen(run):
+    default, teacher, student = run(out='a'), run('--branch', 'teacher', out='b'), run('--branch', 'student', out='c')
+    assert len(default) == 2 and all(mask.dtype == np.uint8 and len(np.unique(mask)) > 1 for mask in default)
+    assert all(np.array_equal(a, b) for a, b in zip(default, teacher, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(student, teacher, strict=True))
+
+
+def test_painted_images_are_written(run, tmp_path):
+    run('--show-dir', str(tmp_path / 'shown'))
+    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 2
+
+
+def test_augmentation_averages_the_views_of_the_config(run, tmp_path):
+    plain = run(out='plain')
+    augmented = run('--tta', out='augmented')
+    assert [mask.shape for mask in augmented] == [mask.shape for mask in plain]
+    assert any((a != b).any() for a, b in zip(augmented, plain, strict=True))
+
+    config = tmp_path / 'config.py'
+    cfg = Config.fromfile(config)
+    scales, flips = cfg.tta_pipeline[1].transforms[:2]
+    scales[:] = [scale for scale in scales if scale.scale_factor == 1]
+    flips[:] = [flip for flip in flips if flip.prob == 0]
+    cfg.dump(config)
+    assert all(np.array_equal(a, b) for a, b in zip(run('--tta', out='one view'), plain, strict=True))
+
+
+def test_augmentation_needs_its_pipeline(run, tmp_path):
+    config = tmp_path / 'config.py'
+    cfg = Config.fromfile(config)
+    cfg.pop('tta_pipeline')
+    cfg.dump(config)
+    with pytest.raises(UsageError, match='--tta needs the key tta_pipeline'):
+        run('--tta')
+
+
+def test_a_checkpoint_that_is_not_there_is_named(run, tmp_path):
+    (Path(tmp_path) / 'checkpoint.pth').unlink()
+    with pytest.raises(UsageError, match=r'checkpoint.pth does not exist'):
+        run()
