@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--branch', choices=['student', 'teacher'], help='default: what the config says')
     parser.add_argument('--show-dir', help='folder for images with the prediction painted over them')
     parser.add_argument('--out', help='folder for the predictions, PNG files of class ids')
-    parser.add_argument('--tta', action='store_true', help='average over scales and mirror images, as tta_pipeline says')
+    parser.add_argument('--tta', action='store_true', help='average over the scales and flips of tta_pipeline')
     add_arguments(parser)
     return parser.parse_args()
 
