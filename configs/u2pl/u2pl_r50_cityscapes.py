@@ -1,7 +1,7 @@
-# Crop 769, 200 epochs, the first of them a warm-up; an auxiliary head on the third stage.
+# Crop 801, 200 epochs, the first of them a warm-up; an auxiliary head on the third stage.
 _base_ = [
     '../_base_/models/deeplabv3plus_r50_os8.py',
-    '../_base_/datasets/cityscapes_769.py',
+    '../_base_/datasets/cityscapes_801.py',
     '../_base_/schedules/sgd_cityscapes_200.py',
     '../_base_/methods/u2pl.py',
 ]
@@ -21,5 +21,5 @@ network.auxiliary_head = dict(
     align_corners=False,
     loss_decode=dict(type='OhemCrossEntropyLoss', threshold=0.7, min_kept=100000, loss_weight=0.4),
 )
-network.test_cfg = dict(mode='slide', crop_size=(769, 769), stride=(513, 513))
+network.test_cfg = dict(mode='slide', crop_size=(801, 801), stride=(534, 534))
 model = dict(unsup_warmup=1, data_preprocessor=dict(size=_base_.crop_size), student=network)

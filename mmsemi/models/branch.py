@@ -144,6 +144,11 @@ class Branch(BaseModule):
         logits, taps = self._decode(features)
         return self._with_heads(features, logits, taps, images)
 
+    @torch.no_grad()
+    def dry_run(self, size: tuple[int, int]) -> BranchOutput:
+        """What a pass of one image of ``size`` (H, W) gives, without computing: all tensors are on the meta device."""
+        return copy.deepcopy(self).to('meta').eval()(torch.empty(1, 3, *size, device='meta'))
+
     def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
         """Score several views in one pass, so that they share batch statistics.
 

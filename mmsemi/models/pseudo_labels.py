@@ -18,14 +18,15 @@ def confident_labels(logits: Tensor, threshold: float | Tensor, valid: Tensor | 
 
     Args:
         logits (Tensor): Class scores, (B, C, H, W).
-        threshold (float | Tensor): Least probability, in [0, 1]; a scalar, or one for each class, (C,).
+        threshold (float | Tensor): Least probability, in [0, 1]; a scalar, one for each class, (C,), or one for each
+            place, (H, W).
         valid (Tensor, optional): False where the crop was padded, (B, H, W).
 
     Returns:
         PseudoLabel: Weight 1 for confident pixels, 0 for the others.
     """
     confidence, label = probabilities(logits.detach()).max(1)
-    if isinstance(threshold, Tensor) and threshold.ndim:
+    if isinstance(threshold, Tensor) and threshold.ndim == 1:
         threshold = threshold[label]
     kept = confidence >= threshold
     if valid is not None:

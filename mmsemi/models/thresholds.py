@@ -32,8 +32,8 @@ def class_thresholds(prob: Tensor, threshold: float, valid: Tensor | None = None
     confident = confidence > threshold
     if valid is not None:
         confident = confident & valid
-    counts = prob.new_zeros(prob.shape[1], dtype=torch.float32)
-    counts.scatter_add_(0, label.flatten(), confident.flatten().float())
+    counts = prob.new_zeros(prob.shape[1], dtype=torch.promote_types(prob.dtype, torch.float32))
+    counts.scatter_add_(0, label.flatten(), confident.flatten().to(counts.dtype))
     all_reduce(counts)
     most = counts.max()
     return torch.where(most > 0, counts / most.clamp(min=1) * threshold, threshold).to(prob.dtype)
@@ -104,33 +104,44 @@ def _order_statistics(ordered: Tensor, places: Tensor) -> Tensor:
     return bits[..., 0].view(ordered.dtype)
 
 
+THRESHOLD_UPDATES = ('class_maxima', 'per_class', 'maximum', 'mean', 'per_pixel')
+"""What a :class:`DynamicThreshold` can follow."""
+
+
 class DynamicThreshold(StepState):
-    """A threshold that moves towards the confidence of the class predictions.
+    """A threshold that moves towards the confidence of the predictions.
 
-    ``observe`` keeps the highest confidence of each predicted class of the step, ``commit`` takes the maximum over
-    ranks and moves the threshold towards the mean over the predicted classes. With ``per_class``, each class's own
-    threshold moves towards its own maximum, and :meth:`limits` scales the common one by them, the largest being 1.
+    ``observe`` notes the confidence of a step's pixels, ``commit`` reduces it over ranks and moves the threshold. What
+    it moves towards is ``update``:
 
-    Source: CorrMatch, eq. 11, 13 and 14; the scaling of eq. 14's thresholds after FreeMatch (Wang et al., 2022,
-    arXiv:2205.07246).
+    - 'class_maxima': the mean, over the predicted classes, of the confidence of the surest pixel (eq. 11 and 13).
+    - 'per_class': the same, and each class's own threshold towards its own maximum; :meth:`limits` scales the common
+      one by them, the largest being 1 (eq. 14).
+    - 'maximum', 'mean': the highest, or the average, confidence of all pixels (table 12).
+    - 'per_pixel': at each place of the crop the average confidence there (table 12).
+
+    Source: CorrMatch, eq. 11, 13 and 14 and table 12; the scaling of eq. 14's thresholds after FreeMatch (Wang et al.,
+    2022, arXiv:2205.07246).
 
     Args:
         num_classes (int): Number of classes (C).
+        size (tuple[int, int]): Height and width of the crop (H, W).
         start (float): The first threshold, in (0, 1], or [0, 1] if it is fixed. Defaults to 0.85.
         momentum (float): Share of the old value that a commit keeps. Defaults to 0.999.
-        per_class (bool): One threshold a class. Defaults to False.
+        update (str): One of ``THRESHOLD_UPDATES``. Defaults to 'class_maxima'.
         dynamic (bool): Whether it moves. Defaults to True.
 
     Raises:
-        ValueError: If a number is out of range, or thresholds of classes are asked for that do not move.
+        ValueError: If a number is out of range, ``update`` is unknown, or one is asked for that does not move.
     """
 
     def __init__(
         self,
         num_classes: int,
+        size: tuple[int, int],
         start: float = 0.85,
         momentum: float = 0.999,
-        per_class: bool = False,
+        update: str = 'class_maxima',
         dynamic: bool = True,
     ) -> None:
         super().__init__()
@@ -140,20 +151,27 @@ class DynamicThreshold(StepState):
             )
         if not 0 <= momentum < 1:
             raise ValueError(f'DynamicThreshold: threshold_momentum must lie in [0, 1), not {momentum}.')
-        if per_class and not dynamic:
-            raise ValueError('DynamicThreshold: per_class_threshold=True needs dynamic_threshold=True.')
+        if update not in THRESHOLD_UPDATES:
+            raise ValueError(
+                f'DynamicThreshold: threshold_update must be one of {", ".join(THRESHOLD_UPDATES)}, not {update!r}.'
+            )
+        if update != 'class_maxima' and not dynamic:
+            raise ValueError(f'DynamicThreshold: threshold_update={update!r} needs dynamic_threshold=True.')
         self.momentum = momentum
-        self.per_class = per_class
+        self.update = update
         self.dynamic = dynamic
         # What does not move is the config's, not a checkpoint's.
-        self.register_buffer('value', torch.tensor(float(start)), persistent=dynamic)
-        if per_class:
+        shape = tuple(size) if update == 'per_pixel' else ()
+        self.register_buffer('value', torch.full(shape, float(start)), persistent=dynamic)
+        if update == 'per_class':
             self.register_buffer('class_value', torch.full((num_classes,), float(start)))
-        self.register_buffer('pending', torch.zeros(num_classes), persistent=False)
+        # Averages need a sum and a count, the others the maximum of each predicted class.
+        noted = (2, *shape) if update in ('mean', 'per_pixel') else (num_classes,)
+        self.register_buffer('pending', torch.zeros(noted), persistent=False)
 
     def limits(self) -> Tensor:
-        """The threshold of a pixel: a scalar, or one for each class, (C,)."""
-        if self.per_class:
+        """The threshold of a pixel: a scalar, one for each class, (C,), or one for each place, (H, W)."""
+        if self.update == 'per_class':
             return self.value * self.class_value / self.class_value.max()
         return self.value.clone()
 
@@ -168,20 +186,32 @@ class DynamicThreshold(StepState):
         if not self.dynamic:
             return
         confidence, label = probabilities(logits.detach()).max(1)
-        if valid is not None:
-            confidence = confidence * valid
-        self.pending.scatter_reduce_(0, label.flatten(), confidence.flatten().to(self.pending.dtype), 'amax')
+        counted = torch.ones_like(confidence) if valid is None else valid.to(confidence.dtype)
+        confidence = confidence * counted
+        if self.update in ('mean', 'per_pixel'):
+            noted = torch.stack([confidence, counted]).to(self.pending.dtype)
+            self.pending += noted.sum(1) if self.update == 'per_pixel' else noted.flatten(1).sum(1)
+        else:
+            self.pending.scatter_reduce_(0, label.flatten(), confidence.flatten().to(self.pending.dtype), 'amax')
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Move towards the observed maxima; classes that no pixel was predicted as change nothing."""
+        """Move towards what was observed; classes that no pixel was predicted as and padded places change nothing."""
         if not self.dynamic:
             return
-        all_reduce(self.pending, 'max')
-        predicted = self.pending > 0
-        mean = self.pending.sum() / predicted.sum().clamp(min=1)
-        self.value.copy_(torch.where(predicted.any(), torch.lerp(mean, self.value, self.momentum), self.value))
-        if self.per_class:
-            moved = torch.lerp(self.pending, self.class_value, self.momentum)
-            self.class_value.copy_(torch.where(predicted, moved, self.class_value))
+        if self.update in ('mean', 'per_pixel'):
+            all_reduce(self.pending)
+            total, count = self.pending
+            self._move(self.value, total / count.clamp(min=1), count > 0)
+        else:
+            all_reduce(self.pending, 'max')
+            predicted = self.pending > 0
+            mean = self.pending.sum() / predicted.sum().clamp(min=1)
+            self._move(self.value, self.pending.max() if self.update == 'maximum' else mean, predicted.any())
+            if self.update == 'per_class':
+                self._move(self.class_value, self.pending, predicted)
         self.pending.zero_()
+
+    def _move(self, value: Tensor, target: Tensor, known: Tensor) -> None:
+        """Eq. 13 where the target is known."""
+        value.copy_(torch.where(known, torch.lerp(target, value, self.momentum), value))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mmsemi.engine import DynamicThresholdHook
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
-from mmsemi.models.thresholds import DynamicThreshold
+from mmsemi.models.thresholds import THRESHOLD_UPDATES, DynamicThreshold
 from mmsemi.structures import Mix, Streams
 from tests import tiny
 from tests.oracles import corrmatch as oracle
@@ -255,7 +255,10 @@ def test_soft_consistency_equals_eq3_and_teaches_one_side(kind):
 # The threshold, eq. 2, 11, 13 and 14
 
 
-def predictions(seed=0, classes=(0, 2, 3), size=(6, 7)):
+SIZES = (6, 7)
+
+
+def predictions(seed=0, classes=(0, 2, 3), size=SIZES):
     """Logits that predict ``classes`` alone, and where the crop was padded."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(2, 4, *size, generator=generator, dtype=torch.float64)
@@ -264,7 +267,7 @@ def predictions(seed=0, classes=(0, 2, 3), size=(6, 7)):
 
 
 def test_the_threshold_equals_eq11_and_eq13_over_steps():
-    threshold = DynamicThreshold(4, 0.875, momentum=0.9).double()
+    threshold = DynamicThreshold(4, SIZES, 0.875, momentum=0.9).double()
     tau = 0.875
     for step, classes in enumerate([(0, 2), (1, 2, 3), (3,)]):
         logits, valid = predictions(step, classes)
@@ -281,7 +284,7 @@ def test_absent_classes_and_padded_pixels_are_left_out_of_the_increment():
     # The surest pixel of class 0, and the only pixel of class 1, lie in the padding.
     logits[0, :, 0, 0], logits[0, :, 0, 1] = torch.tensor([9.0, 0, 0, 0]), torch.tensor([0, 9.0, 0, 0])
     valid[0, 0, :2] = False
-    threshold = DynamicThreshold(4, momentum=0.0).double()
+    threshold = DynamicThreshold(4, SIZES, momentum=0.0).double()
     threshold.observe(logits, valid)
     threshold.commit()
     prob = logits.softmax(1)
@@ -292,7 +295,7 @@ def test_absent_classes_and_padded_pixels_are_left_out_of_the_increment():
 
 
 def test_thresholds_of_classes_equal_eq14_with_maximum_normalisation():
-    threshold = DynamicThreshold(4, 0.75, momentum=0.9, per_class=True).double()
+    threshold = DynamicThreshold(4, SIZES, 0.75, momentum=0.9, update='per_class').double()
     tau, own = 0.75, [0.75] * 4
     for step, classes in enumerate([(0, 2), (1, 2), (2, 1)]):
         logits, valid = predictions(step, classes)
@@ -306,19 +309,48 @@ def test_thresholds_of_classes_equal_eq14_with_maximum_normalisation():
     assert len(set(expected)) > 2
 
 
+def test_other_thresholds_of_table_12_follow_the_maximum_the_mean_or_each_place():
+    by_rule = {rule: DynamicThreshold(4, SIZES, 0.75, 0.9, rule).double() for rule in ('maximum', 'mean', 'per_pixel')}
+    highest, average, places = 0.75, 0.75, [[0.75] * SIZES[1] for _ in range(SIZES[0])]
+    for step in range(3):
+        logits, valid = predictions(step)
+        valid[:, 0, 0] = step == 2  # padded in all images of the first two steps
+        for threshold in by_rule.values():
+            threshold.observe(logits[:1], valid[:1])
+            threshold.observe(logits[1:], valid[1:])
+            threshold.commit()
+        confidence = logits.softmax(1).amax(1)
+        counted = confidence[valid].tolist()
+        highest = oracle.eq13(highest, max(counted), 0.9)
+        average = oracle.eq13(average, sum(counted) / len(counted), 0.9)
+        for y in range(SIZES[0]):
+            for x in range(SIZES[1]):
+                seen = [confidence[b, y, x].item() for b in range(2) if valid[b, y, x]]
+                places[y][x] = oracle.eq13(places[y][x], sum(seen) / len(seen), 0.9) if seen else places[y][x]
+        assert by_rule['maximum'].limits().item() == pytest.approx(highest, abs=1e-10)
+        assert by_rule['mean'].limits().item() == pytest.approx(average, abs=1e-10)
+        assert torch.allclose(
+            by_rule['per_pixel'].limits(), torch.tensor(places, dtype=torch.float64), atol=1e-10, rtol=0
+        )
+        assert step == 2 or places[0][0] == 0.75
+
+
 def test_a_commit_without_observation_and_a_fixed_threshold_change_nothing():
-    moving, fixed = DynamicThreshold(4, 0.6), DynamicThreshold(4, 0.0, dynamic=False)
+    moving, fixed = DynamicThreshold(4, SIZES, 0.6), DynamicThreshold(4, SIZES, 0.0, dynamic=False)
     moving.commit()
     fixed.observe(*predictions())
     fixed.commit()
     assert torch.equal(moving.value, torch.tensor(0.6))
     assert fixed.value == 0 and not fixed.state_dict() and list(moving.state_dict()) == ['value']
-    assert list(DynamicThreshold(4, per_class=True).state_dict()) == ['value', 'class_value']
+    assert list(DynamicThreshold(4, SIZES, update='per_class').state_dict()) == ['value', 'class_value']
 
 
 def test_several_observations_of_a_step_count_as_one_batch():
     (a, va), (b, vb) = predictions(0), predictions(1, (1, 2))
-    together, apart = DynamicThreshold(4, momentum=0.5).double(), DynamicThreshold(4, momentum=0.5).double()
+    together, apart = (
+        DynamicThreshold(4, SIZES, momentum=0.5).double(),
+        DynamicThreshold(4, SIZES, momentum=0.5).double(),
+    )
     together.observe(torch.cat([a, b]), torch.cat([va, vb]))
     apart.observe(a, va)
     apart.observe(b, vb)
@@ -328,7 +360,7 @@ def test_several_observations_of_a_step_count_as_one_batch():
 
 
 def test_observing_traces_into_one_graph():
-    threshold, (logits, valid) = DynamicThreshold(4), predictions()
+    threshold, (logits, valid) = DynamicThreshold(4, SIZES), predictions()
     torch._dynamo.reset()
     torch.compile(lambda x: threshold.observe(x, valid), backend='eager', fullgraph=True)(logits)
     once = threshold.pending.clone()
@@ -347,9 +379,9 @@ def test_the_hook_moves_the_threshold_and_names_a_model_without_one():
         hook.before_train(SimpleNamespace(model=tiny.build('FixMatch')))
 
 
-@pytest.mark.parametrize('per_class', [False, True])
-def test_the_step_uses_the_threshold_before_it_moves(per_class):
-    model = build(threshold_momentum=0.5, per_class_threshold=per_class)
+@pytest.mark.parametrize('update', THRESHOLD_UPDATES)
+def test_the_step_uses_the_threshold_before_it_moves(update):
+    model = build(threshold_momentum=0.5, threshold_update=update)
     first = model.loss(streams())
     assert torch.allclose(first['unsup.threshold'], torch.tensor(TAU, dtype=torch.float64))
     model.moving_threshold.commit()
@@ -358,16 +390,16 @@ def test_the_step_uses_the_threshold_before_it_moves(per_class):
     with torch.no_grad():
         confidence, label = model.student(streams().weak).logits.softmax(1).max(1)
     limits = model.moving_threshold.limits()
-    kept = confidence >= (limits[label] if per_class else limits)
+    kept = confidence >= (limits[label] if update == 'per_class' else limits)
     assert torch.allclose(second['unsup.confident'], kept[streams().valid].float().mean())
 
 
 # What is refused
 
 
-def test_more_shapes_than_positions_are_named_at_the_first_step():
+def test_more_shapes_than_positions_are_named_when_the_model_is_built():
     with pytest.raises(ValueError, match=r'model.num_shapes=17 asks for more rows .*, 4 x 4 = 16; lower it'):
-        build(num_shapes=17).loss(streams())
+        build(num_shapes=17)
     build(num_shapes=16).loss(streams())
 
 
@@ -378,7 +410,8 @@ def test_more_shapes_than_positions_are_named_at_the_first_step():
         (dict(threshold=0.0), 'threshold must lie in .*0 needs dynamic_threshold=False'),
         (dict(threshold=1.5), 'model.threshold must lie in'),
         (dict(threshold_momentum=1.0), 'threshold_momentum must lie in'),
-        (dict(per_class_threshold=True, dynamic_threshold=False), 'per_class_threshold=True needs'),
+        (dict(threshold_update='per_class', dynamic_threshold=False), "threshold_update='per_class' needs"),
+        (dict(threshold_update='median'), "threshold_update must be one of class_maxima, .*'median'"),
         (dict(hard_weight=-1), 'hard_weight, soft_weight and corr_weight'),
         (dict(soft_weight=-1), 'hard_weight, soft_weight and corr_weight'),
         (dict(corr_weight=-1), 'hard_weight, soft_weight and corr_weight'),

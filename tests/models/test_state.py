@@ -80,9 +80,9 @@ def test_class_thresholds_equal_eq_9():
     for sigma in (0.3, 0.7, 0.9):
         counts = [int(((rows.max(1).values > sigma) & (rows.argmax(1) == c)).sum()) for c in range(4)]
         expected = torch.tensor([count / max(counts) * sigma for count in counts], dtype=torch.float64)
-        assert torch.allclose(class_thresholds(prob, sigma, valid), expected, atol=1e-7)
+        assert torch.allclose(class_thresholds(prob, sigma, valid), expected, atol=1e-10, rtol=0)
         literal = oracle.eq9(rows, sigma)
-        assert torch.allclose(class_thresholds(prob, sigma, valid), literal, atol=1e-7)
+        assert torch.allclose(class_thresholds(prob, sigma, valid), literal, atol=1e-10, rtol=0)
 
 
 def test_without_confident_pixels_every_class_keeps_sigma():

@@ -1,4 +1,4 @@
-# As cityscapes.py, with the crop of 801 of UniMatch, CorrMatch, DSSN and AugSeg.
+# As cityscapes.py, with the crop of 801 of all methods but MLLC and ESL.
 _base_ = './cityscapes.py'
 
 crop_size = (801, 801)

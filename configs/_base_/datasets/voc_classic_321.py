@@ -1,4 +1,4 @@
-# As voc_classic.py, with the crop of 321 that UniMatch, CorrMatch and MLLC's DeepLabV2 use.
+# As voc_classic.py, with the crop of 321 that UniMatch and CorrMatch use.
 _base_ = './voc_classic.py'
 
 crop_size = (321, 321)

@@ -1,4 +1,4 @@
-# As voc_classic.py, with the crop of 513 that DSSN, AugSeg, U2PL and AEL use.
+# As voc_classic.py, with the crop of 513 that DSSN, ESL, AugSeg, U2PL and AEL use.
 _base_ = './voc_classic.py'
 
 crop_size = (513, 513)

@@ -47,7 +47,8 @@ class CorrMatch(FixMatch):
         threshold (float): tau at the start, in (0, 1]; if it is fixed, 0 too. Defaults to 0.85.
         dynamic_threshold (bool): tau follows eq. 11 and 13. Defaults to True.
         threshold_momentum (float): lambda of eq. 13, on the old value. Defaults to 0.999.
-        per_class_threshold (bool): One threshold a class, eq. 14. Defaults to False.
+        threshold_update (str): What tau follows, one of ``THRESHOLD_UPDATES``: 'class_maxima' (eq. 11), 'per_class'
+            (eq. 14), 'maximum', 'mean' or 'per_pixel' (table 12). Defaults to 'class_maxima'.
         hard_weight, soft_weight, corr_weight (float): lambda_1, 2, 3 of eq. 12. Default to 0.5, 0.25 and 0.25.
         sup_corr_share (float): Share of L_s^c in the supervised loss, in [0, 1]. Defaults to 0.5.
         soft_loss (str): 'kl', 'cross_entropy' or 'cosine', table 10. Defaults to 'kl'.
@@ -71,7 +72,7 @@ class CorrMatch(FixMatch):
         threshold: float = 0.85,
         dynamic_threshold: bool = True,
         threshold_momentum: float = 0.999,
-        per_class_threshold: bool = False,
+        threshold_update: str = 'class_maxima',
         hard_weight: float = 0.5,
         soft_weight: float = 0.25,
         corr_weight: float = 0.25,
@@ -119,11 +120,18 @@ class CorrMatch(FixMatch):
                 'CorrMatch: region propagation reads the correlation map that pixel propagation trains; set '
                 'model.region_propagation=False or model.pixel_propagation=True.'
             )
+        if region_propagation:
+            self._check_positions(num_shapes)
         if self.data_preprocessor.num_strong != 1:
             count = self.data_preprocessor.num_strong
             raise ValueError(f'CorrMatch learns one strong view; model.data_preprocessor.num_strong is {count}.')
         self.moving_threshold = DynamicThreshold(
-            self.num_classes, threshold, threshold_momentum, per_class_threshold, dynamic_threshold
+            self.num_classes,
+            self.data_preprocessor.size,
+            threshold,
+            threshold_momentum,
+            threshold_update,
+            dynamic_threshold,
         )
         self.weights = {'hard': hard_weight, 'soft': soft_weight, 'corr': corr_weight}
         self.sup_corr_share = sup_corr_share
@@ -133,6 +141,15 @@ class CorrMatch(FixMatch):
         self.num_shapes = num_shapes
         self.sampling = sampling
         self.perturb = nn.Dropout2d(feature_dropout)
+
+    def _check_positions(self, num_shapes: int) -> None:
+        """Refuse more shapes than the map has positions."""
+        height, width = self.student.dry_run(self.data_preprocessor.size).heads['correlation'].rows.shape[2:]
+        if num_shapes > height * width:
+            raise ValueError(
+                f'model.num_shapes={num_shapes} asks for more rows than the correlation map has at this crop, '
+                f'{height} x {width} = {height * width}; lower it, or let the network keep a finer stride.'
+            )
 
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled, weak and perturbed weak views in one pass, the mixed strong view in another."""
@@ -194,15 +211,9 @@ class CorrMatch(FixMatch):
     def enlarge(self, weak: BranchOutput, mixed: PseudoLabel, mix: Mix, valid: Tensor) -> PseudoLabel:
         """Region propagation, eq. 7 to 10, on mixed labels; an image's shapes stay out of its partner's box."""
         correlation = weak.heads['correlation']
-        height, width = correlation.rows.shape[2:]
-        if self.num_shapes > height * width:
-            raise ValueError(
-                f'model.num_shapes={self.num_shapes} asks for more rows than the correlation map has at this crop, '
-                f'{height} x {width} = {height * width}; lower it, or let the network keep a finer stride.'
-            )
-        index = sample_positions(self.num_shapes, height * width, self.sampling, valid.device)
+        positions = correlation.rows[0, 0].numel()
+        index = sample_positions(self.num_shapes, positions, self.sampling, valid.device)
         rows = sampled_rows(correlation, index)
         allowed = valid & ~mix.mask
-        return region_propagation(
-            mixed, rows, allowed, self.moving_threshold.value, self.num_classes, weak.align_corners
-        )
+        tau = self.moving_threshold.value.mean()
+        return region_propagation(mixed, rows, allowed, tau, self.num_classes, weak.align_corners)
