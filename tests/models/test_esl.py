@@ -291,10 +291,13 @@ def test_prototypes_of_a_checkpoint_are_kept():
     assert torch.equal(model.part_prototypes.value, before)
 
 
-def test_a_class_without_labeled_pixels_starts_in_training():
+def test_a_class_without_labeled_pixels_is_named_and_starts_in_training(monkeypatch):
+    told = []
+    monkeypatch.setattr('mmsemi.models.parts.print_log', lambda message, **_: told.append(message))
     model = tiny.build('ESL')
     hook = PrototypeHook()
     hook.before_train(runner(model, train_dataloader=tiny.labeled_loader(classes=3)))
+    assert told == ['No labeled pixel shows d: their parts start in training.']
     assert model.part_prototypes.seen.view(C, K).all(1).tolist() == [True, True, True, False]
     for step in range(K):
         model.loss(tiny.streams(seed=step))
