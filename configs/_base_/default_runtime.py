@@ -18,7 +18,7 @@ default_hooks = dict(
     checkpoint_fit=dict(type='CheckpointFitHook'),
 )
 val_cfg = dict(type='TeacherStudentValLoop')
-test_cfg = dict(type='TestLoop')
+test_cfg = dict(type='CheckedTestLoop')
 tta_model = dict(type='SegTTAModel')
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')

@@ -2,6 +2,7 @@
 
 from .acdc import ACDCDataset
 from .camvid import CamVidDataset
+from .evaluation import check_evaluation_data
 from .image_folder import ImageFolder
 from .partition import draw_partition, labeled_count, read_list, write_list
 from .semi_dataset import SemiDataset
@@ -21,6 +22,7 @@ __all__ = [
     'ShapesDataset',
     'StreamBatchSampler',
     'StreamSampler',
+    'check_evaluation_data',
     'draw_partition',
     'labeled_count',
     'read_list',

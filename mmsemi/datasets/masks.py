@@ -102,7 +102,7 @@ def check_size(info: dict) -> None:
             size = image.size[::-1] if turned else image.size
     except Exception as error:
         raise RuntimeError(
-            f'The labeled image {path} cannot be read ({error}); replace the file or take it out of the list.'
+            f'The image {path} cannot be read ({error}); replace the file or take it out of the list.'
         ) from error
     with Image.open(info['seg_map_path']) as mask:
         if mask.size != size:

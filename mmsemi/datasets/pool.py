@@ -6,10 +6,13 @@ import copy
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmsemi.registry import DATASETS
 
 from .partition import IMAGE_SUFFIXES
+
+_WRAPPERS = {'ConcatDataset': 'datasets', 'RepeatDataset': 'dataset'}
 
 
 class Pool:
@@ -19,8 +22,8 @@ class Pool:
     them. An image that several data sets hold counts once.
 
     Args:
-        dataset (dict | BaseDataset | list): Config of a data set, of a ``ConcatDataset``, a built data set, or a list
-            of these.
+        dataset (dict | BaseDataset | list): Config of a data set, of a ``ConcatDataset`` or ``RepeatDataset``, a built
+            data set, or a list of these.
 
     Attributes:
         items (list[dict]): What mmseg's data sets say of each image: ``img_path``, ``seg_map_path``, ``label_map``, ...
@@ -30,7 +33,7 @@ class Pool:
 
     Raises:
         FileNotFoundError: If a data root, an annotation file or an image folder is missing.
-        ValueError: If there is no image, or the data sets differ in their classes.
+        ValueError: If an annotation file is empty, there is no image, or the data sets differ in their classes.
     """
 
     def __init__(self, dataset: dict | Sequence) -> None:
@@ -40,7 +43,7 @@ class Pool:
         self.metainfo: dict = {}
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._position: dict[str, int] = {}
-        for config in _flatten(dataset):
+        for config in flatten(dataset):
             self._add(_build(config))
         if not self.items:
             raise ValueError(
@@ -149,11 +152,14 @@ class Pool:
         )
 
 
-def _flatten(dataset: dict | Sequence) -> list:
+def flatten(dataset: dict | Sequence) -> list:
+    """The data sets in a list, in a ``ConcatDataset`` or in a ``RepeatDataset``; configs stay configs."""
     if isinstance(dataset, (list, tuple)):
-        return [part for item in dataset for part in _flatten(item)]
-    if isinstance(dataset, dict) and dataset.get('type') in ('ConcatDataset', 'mmengine.ConcatDataset'):
-        return _flatten(list(dataset['datasets']))
+        return [part for item in dataset for part in flatten(item)]
+    if isinstance(dataset, dict):
+        key = _WRAPPERS.get(str(dataset.get('type')).rpartition('.')[2])
+        if key:
+            return flatten(dataset[key])
     return [dataset]
 
 
@@ -166,9 +172,11 @@ def _build(dataset):
     root = config.get('data_root') or ''
     if root and not os.path.isdir(root):
         raise FileNotFoundError(f'The data root {root} does not exist; put the data set there or set data_root.')
-    ann_file = config.get('ann_file')
-    if ann_file and not os.path.exists(os.path.join(root, ann_file)):
-        raise FileNotFoundError(f'The list file {os.path.join(root, ann_file)} does not exist; correct ann_file.')
+    ann_file = config.get('ann_file') and os.path.join(root, config['ann_file'])
+    if ann_file and not os.path.exists(ann_file):
+        raise FileNotFoundError(f'The list file {ann_file} does not exist; correct ann_file.')
+    if ann_file and os.path.isfile(ann_file) and not Path(ann_file).read_bytes().strip():
+        raise ValueError(f'The list file {ann_file} is empty; write one image id a line into it.')
     folder = (config.get('data_prefix') or {}).get('img_path')
     if folder and not os.path.isdir(os.path.join(root, folder)):
         raise FileNotFoundError(

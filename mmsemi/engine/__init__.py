@@ -4,7 +4,7 @@ from .dynamic_threshold_hook import DynamicThresholdHook
 from .ema_teacher_hook import EMATeacherHook
 from .finite_loss_hook import FiniteLossHook
 from .foreground_dice import ForegroundDice
-from .loops import TeacherStudentValLoop
+from .loops import CheckedTestLoop, TeacherStudentValLoop
 from .optim_constructor import SemiOptimWrapperConstructor
 from .progress_hook import ProgressHook
 from .prototype_hook import PrototypeHook
@@ -13,6 +13,7 @@ from .unreadable_image_hook import UnreadableImageHook
 
 __all__ = [
     'CheckpointFitHook',
+    'CheckedTestLoop',
     'ConfidenceHook',
     'DynamicThresholdHook',
     'EMATeacherHook',

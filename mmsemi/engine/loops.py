@@ -1,26 +1,57 @@
-"""Validation of every branch in one pass over the data."""
+"""Validation of every branch in one pass over the data; validation and test data are checked before they are used."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
-from mmengine.runner import ValLoop, autocast
+from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner, TestLoop, ValLoop, autocast
+from torch.utils.data import DataLoader
 
 from mmsemi.registry import LOOPS
 
 from .utils import segmentor_of
 
 
+def _check_data(dataloader: DataLoader | dict, key: str) -> None:
+    if isinstance(dataloader, dict):
+        # Importing mmseg's data sets takes seconds and prints, which is too much for a tool's --help.
+        from mmsemi.datasets import check_evaluation_data
+
+        check_evaluation_data(dataloader['dataset'], key)
+
+
 @LOOPS.register_module()
 class TeacherStudentValLoop(ValLoop):
     """Evaluate each branch of the model; metrics are named ``student/mIoU``, ``teacher/mIoU``.
 
-    Images are read once and scored by each branch. Checkpoints pick the best by one of the names.
+    Images are read once and scored by each branch. Checkpoints pick the best by one of the names. The Runner makes this
+    loop, and so has the data checked, before training.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): A data loader, or its config.
+        evaluator (Evaluator | dict | list): Metrics.
+        fp16 (bool): Whether to validate in half precision. Defaults to False.
+        check_files (bool): Whether all files, and the ids in all masks, are checked; a built data loader is not.
+            Defaults to True.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: Those of :func:`mmsemi.datasets.check_evaluation_data`.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        fp16: bool = False,
+        check_files: bool = True,
+    ) -> None:
+        if check_files:
+            _check_data(dataloader, 'val_dataloader')
+        super().__init__(runner, dataloader, evaluator, fp16)
         self._branch_evaluators = {}
 
     def run(self) -> dict[str, float]:
@@ -55,3 +86,23 @@ class TeacherStudentValLoop(ValLoop):
         finally:
             model.predict_on = predicts
         self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+@LOOPS.register_module()
+class CheckedTestLoop(TestLoop):
+    """mmengine's ``TestLoop`` over data that is checked first.
+
+    Arguments and errors are those of :class:`TeacherStudentValLoop`.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        fp16: bool = False,
+        check_files: bool = True,
+    ) -> None:
+        if check_files:
+            _check_data(dataloader, 'test_dataloader')
+        super().__init__(runner, dataloader, evaluator, fp16)

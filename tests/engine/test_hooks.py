@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.multiprocessing as mp
+from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -16,6 +18,7 @@ from mmsemi.engine import (
     ProgressHook,
     PrototypeHook,
     UnreadableImageHook,
+    unreadable_image_hook,
 )
 from tests import tiny
 
@@ -134,14 +137,55 @@ def test_finite_losses_pass():
     hook.before_save_checkpoint(at, {})
 
 
+def skips(*paths: str) -> dict:
+    """A batch of one image that could not be read for each path, and of one that could."""
+    return dict(data_samples=[SegDataSample(metainfo=dict(unreadable=[p])) for p in paths] + [SegDataSample()])
+
+
+def logging_runner(**kwargs) -> SimpleNamespace:
+    """A runner whose log is written every two of the five iterations of an epoch."""
+    return runner(nn.Identity(), hooks=[LoggerHook(interval=2)], train_dataloader=range(5), **kwargs)
+
+
 def test_skipped_images_are_named_once_and_counted(caplog):
-    hook, at = UnreadableImageHook(), runner(tiny.build('FixMatch'))
-    samples = [SegDataSample(metainfo=dict(unreadable=['a.jpg'])), SegDataSample(metainfo={})]
+    hook, at = UnreadableImageHook(), logging_runner()
+    hook.before_train(at)
     with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            hook.before_train_iter(at, 0, dict(data_samples=samples))
-    assert caplog.text.count('a.jpg') == 1
-    assert at.message_hub.get_scalar('train/unreadable_images').current() == 2
+        for batch, paths in enumerate([['a.jpg'], [], ['a.jpg', 'b.jpg'], [], ['a.jpg']]):
+            hook.before_train_iter(at, batch, skips(*paths))
+    assert [caplog.text.count(path) for path in ('a.jpg', 'b.jpg')] == [1, 1]
+    assert at.message_hub.get_scalar('train/unreadable_images').current() == 4
+
+
+def test_nothing_is_counted_where_all_images_can_be_read():
+    hook, at = UnreadableImageHook(), logging_runner()
+    hook.before_train(at)
+    for batch in range(5):
+        hook.before_train_iter(at, batch, skips())
+    assert 'train/unreadable_images' not in at.message_hub.log_scalars
+
+
+def skip_on(rank: int, folder: str) -> None:
+    """One epoch in which each of two ranks skips images; note what it warned of, counted and how often ranks met."""
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    warnings, meetings = [], []
+    exchange = unreadable_image_hook.all_gather_object
+    unreadable_image_hook.all_gather_object = lambda paths: meetings.append(batch) or exchange(paths)
+    hook, at = UnreadableImageHook(), logging_runner(logger=SimpleNamespace(warning=warnings.append))
+    hook.before_train(at)
+    ours = {0: [[], [], ['a.jpg'], [], []], 1: [['b.jpg'], [], ['a.jpg', 'b.jpg'], [], ['c.jpg']]}
+    for batch, paths in enumerate(ours[rank]):
+        hook.before_train_iter(at, batch, skips(*paths))
+    count = int(at.message_hub.get_scalar('train/unreadable_images').current())
+    torch.save((warnings, count, meetings), f'{folder}/{rank}.pt')
+
+
+def test_the_first_rank_names_and_counts_what_all_ranks_skipped(tmp_path):
+    mp.spawn(skip_on, (str(tmp_path),), nprocs=2)
+    (warnings, *first), (silence, *second) = [torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1)]
+    assert [warning.split()[4] for warning in warnings] == ['b.jpg:', 'a.jpg:', 'c.jpg:'] and not silence
+    # The log is written after the second and the fourth of five batches.
+    assert first == second == [5, [1, 3, 4]]
 
 
 def checkpoint_of(model: nn.Module) -> dict:

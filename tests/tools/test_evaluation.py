@@ -90,3 +90,14 @@ def test_a_checkpoint_that_is_not_there_is_named(run, tmp_path):
     (Path(tmp_path) / 'checkpoint.pth').unlink()
     with pytest.raises(UsageError, match=r'checkpoint.pth does not exist'):
         run()
+
+
+def test_a_mask_with_an_id_outside_the_classes_is_told_before_anything_is_predicted(run, tmp_path):
+    dataset = Config.fromfile(tmp_path / 'config.py').test_dataloader.dataset
+    name = (Path(dataset.data_root) / dataset.ann_file).read_text().split()[-1]
+    mask = Path(dataset.data_root) / 'SegmentationClass' / f'{name}.png'
+    Image.new('L', Image.open(mask).size, 77).save(mask)
+    for option in ((), ('--tta',)):
+        with pytest.raises(ValueError, match=rf'{name}\.png holds the label id 77, outside the \d classes'):
+            run(*option)
+    assert not list((tmp_path / 'out').glob('*.png'))

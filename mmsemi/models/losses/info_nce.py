@@ -35,8 +35,10 @@ def info_nce(
     """
     with no_autocast(anchors):
         anchors, bank = full_precision(anchors), full_precision(bank.detach())
-        similarity = F.normalize(anchors) @ F.normalize(bank).to(anchors.dtype).T / temperature
-        samples = similarity.gather(1, torch.cat([positives[:, None], negatives], 1))
+        drawn = torch.cat([positives[:, None], negatives], 1)
+        # Temperature and the bank's lengths act on the smaller tensors.
+        similarity = (F.normalize(anchors) / temperature) @ bank.to(anchors.dtype).T
+        samples = similarity.gather(1, drawn) / bank.norm(dim=1).clamp(min=1e-12)[drawn]
         return ((samples.logsumexp(1) - samples[:, 0]) * weight).sum()
 
 
