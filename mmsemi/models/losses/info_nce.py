@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,9 +18,6 @@ def info_nce(
 
     The weighted sum over anchors of ``-log(phi(v, v+) / (phi(v, v+) + sum over v- of phi(v, v-)))`` with
     ``phi(a, b) = exp(cos(a, b) / temperature)``; a sample drawn several times counts as often.
-
-    Similarities of all anchors with the whole bank are one product, from which those of the samples are picked: A x M
-    numbers, where gathering the samples themselves would hold and differentiate A x N x D.
 
     Source: ESL, eq. 10.
 
@@ -36,16 +35,39 @@ def info_nce(
     with no_autocast(anchors):
         anchors, bank = full_precision(anchors), full_precision(bank.detach())
         drawn = torch.cat([positives[:, None], negatives], 1)
-        # Temperature and the bank's lengths act on the smaller tensors.
-        similarity = (F.normalize(anchors) / temperature) @ bank.to(anchors.dtype).T
-        samples = similarity.gather(1, drawn) / bank.norm(dim=1).clamp(min=1e-12)[drawn]
+        products = _SampledProducts.apply(F.normalize(anchors) / temperature, bank.to(anchors.dtype), drawn)
+        samples = products / bank.norm(dim=1).clamp(min=1e-12)[drawn]
         return ((samples.logsumexp(1) - samples[:, 0]) * weight).sum()
+
+
+class _SampledProducts(torch.autograd.Function):
+    """Products of each row of ``left`` (A, D) with its own rows of ``bank`` (M, D), ``drawn`` (A, N): (A, N).
+
+    Nothing is gathered: the weighted sums of ``drawn`` rows are what ``embedding_bag`` computes, their derivative by
+    the weights are the products, and the derivative of these by ``left`` are such sums again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, bank: Tensor, drawn: Tensor) -> Tensor:
+        ctx.save_for_backward(bank, drawn)
+        bags = torch.arange(len(drawn), device=drawn.device)
+        bag_of = bags.repeat_interleave(drawn.shape[1], output_size=drawn.numel())
+        flat = drawn.flatten()
+        products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            left, bank, flat, bags * drawn.shape[1], bag_of, mode=0
+        )
+        return products.view(drawn.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        bank, drawn = ctx.saved_tensors
+        return F.embedding_bag(drawn, bank, per_sample_weights=gradient.contiguous(), mode='sum'), None, None
 
 
 def sampled_info_nce(
     anchors: Tensor, positives: Tensor, negatives: Tensor, temperature: float, weight: Tensor
 ) -> Tensor:
-    """:func:`info_nce` of samples that are at hand, for banks too large to compare every anchor with.
+    """:func:`info_nce` of samples that are at hand.
 
     Source: U2PL, Wang et al., 2022 (arXiv:2203.03884), the contrastive loss.
 
