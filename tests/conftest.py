@@ -1,14 +1,23 @@
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.registry import DefaultScope, init_default_scope
 
+from tests import tiny_run
+
 
 @pytest.fixture(scope='session', autouse=True)
-def unformatted_configs():
-    """mmengine formats the config whenever it saves a checkpoint, which takes longer than a tiny training."""
+def short_runs():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, False))
+        tiny_run.shorten_runs(patch)
         yield
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory) -> Path:
+    """Folder below which ``tiny_run`` has its data; whoever changes them gives it a folder of their own."""
+    return tmp_path_factory.mktemp('drawn')
 
 
 @pytest.fixture(autouse=True)

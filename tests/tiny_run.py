@@ -1,17 +1,16 @@
-"""A tiny training run: a small network on a few drawn images."""
+"""A small training run: a config of the embedded data set over a few drawn images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import math
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+import pytest
+from mmengine.config import Config
+from mmengine.hooks import Hook
 
-from tests import tiny
-from tests.data import make_voc
-
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-CLASSES = ('background', 'aeroplane', 'bicycle', 'bird')
+ROOT = Path(__file__).resolve().parents[1]
 METHOD_FILES = {
     'Supervised': 'supervised',
     'FixMatch': 'fixmatch',
@@ -25,49 +24,68 @@ METHOD_FILES = {
     'U2PL': 'u2pl',
     'CorrMatch': 'corrmatch',
 }
+LABELED, UNLABELED = 8, 4
+"""Images to train on: every class is among the labeled ones, and the others make two batches."""
 
 
-def config(
-    method: str, root: Path, work_dir: Path, epochs: int = 2, workers: int = 0, plugins: Sequence[dict] = ()
-) -> Config:
-    """The method's own config over the tiny network and a tiny PASCAL VOC with four classes."""
-    data = root / 'VOC2012'
-    if not data.exists():
-        make_voc(data, n_train=4, n_aug=4, n_val=2, num_classes=tiny.NUM_CLASSES)
-    cfg = Config.fromfile(CONFIGS / METHOD_FILES[method] / f'{METHOD_FILES[method]}_r18_shapes.py')
-    voc = Config.fromfile(CONFIGS / '_base_/datasets/voc_blender.py')
+class Losses(Hook):
+    """Notes the terms of each step's loss by name."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.steps.append({name: float(value) for name, value in outputs.items() if 'loss' in name})
+
+
+def are_finite(steps: list[dict[str, float]]) -> bool:
+    """Whether all terms of all steps are numbers."""
+    return all(math.isfinite(value) for step in steps for value in step.values())
+
+
+def shorten_runs(patch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes longer than a small training: each run of mmengine asks the compilers for their versions,
+    formats its config many times and collects garbage among all that was imported.
+    """
+    patch.setattr('mmengine.runner.runner.collect_env', dict)
+    patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, False))
+    gc.freeze()
+
+
+def draw(root: Path) -> Path:
+    """Folder of a small version of the embedded data set below ``root``, drawn where it is not there yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / 'tools/dataset_converters')  # the tool finds its neighbour there
+        from make_shapes import make_shapes
+    make_shapes(root / 'shapes', train=LABELED + UNLABELED, val=2)
+    return root / 'shapes'
+
+
+def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: int = 0, mpmc: bool = False) -> Config:
+    """The config that the method, alone or with MPMC, has for the embedded data set; an epoch of it takes two steps.
+
+    It is the user's but for the size of the data and of a batch, the length of training, and a threshold that an
+    untrained network passes.
+    """
+    name = METHOD_FILES[method]
+    path = f'mpmc/mpmc_{name}_r18_shapes.py' if mpmc else f'{name}/{name}_r18_shapes.py'
+    cfg = Config.fromfile(ROOT / 'configs' / path)
+    train = cfg.train_dataloader
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader = voc[key]
-        loader.update(num_workers=workers, persistent_workers=False)
-        loader.dataset['metainfo'] = dict(classes=CLASSES)
-    train = voc.train_dataloader
-    voc.val_dataloader.dataset.data_root = voc.test_dataloader.dataset.data_root = str(data)
-    train.dataset.pop('metainfo')
-    train.dataset.dataset.update(data_root=str(data), metainfo=dict(classes=CLASSES))
-    train.dataset.update(labeled=4, seed=0)
-    for transform in train.dataset.pipeline:
-        if transform.type == 'RandomCrop':
-            transform.crop_size = (tiny.SIZE, tiny.SIZE)
-    unlabeled = 0 if method == 'Supervised' else 2
-    train.update(batch_size=2 + unlabeled)
+        cfg[key].update(num_workers=workers, persistent_workers=False)
+    for dataset in (train.dataset.dataset, cfg.val_dataloader.dataset, cfg.test_dataloader.dataset):
+        dataset.data_root = str(draw(root))
+    train.dataset.labeled = LABELED
+    unlabeled = min(train.sampler.unlabeled, UNLABELED // 2)
     train.sampler.update(labeled=2, unlabeled=unlabeled)
-    cfg.merge_from_dict({key: voc[key] for key in ('train_dataloader', 'val_dataloader', 'test_dataloader')})
-    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        cfg[key] = voc[key]
-    cfg.model.student = ConfigDict(tiny.segmentor())
-    cfg.model.data_preprocessor.size = (tiny.SIZE, tiny.SIZE)
-    if 'heads' in tiny.METHODS[method]:
-        cfg.model.heads = ConfigDict(tiny.METHODS[method]['heads'])
-    if 'num_shapes' in cfg.model:
-        cfg.model.num_shapes = tiny.METHODS[method]['num_shapes']
+    train.batch_size = 2 + unlabeled
     if 'threshold' in cfg.model:
-        cfg.model.threshold = 0.2
-    cfg.model.plugins = [ConfigDict(plugin) for plugin in plugins]
+        cfg.model.threshold = 0.1
     cfg.train_cfg.max_epochs = epochs
     cfg.param_scheduler = [dict(type='PolyLR', power=0.9, by_epoch=True, convert_to_iter_based=True, end=2)]
     cfg.default_hooks.logger.interval = 1
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     cfg.work_dir = str(work_dir)
     # Instances of mmengine are known by name in the whole process; each run of the tests wants its own.
-    cfg.experiment_name = cfg.visualizer.name = f'{method}-{work_dir}'.replace('/', '-')
+    cfg.experiment_name = cfg.visualizer.name = f'{path}-{work_dir}'.replace('/', '-')
     return cfg

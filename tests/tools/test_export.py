@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmsemi.engine.launch import UsageError, find_config
@@ -37,18 +38,21 @@ Config.fromfile(out + '.py').dump(out + '_dumped.py')
 """
 
 
-@pytest.fixture
-def checkpoint(tmp_path) -> Path:
-    """An untrained MeanTeacher whose teacher is not its student, as a run would save it."""
-    cfg = Config.fromfile(find_config('mean_teacher/mean_teacher_r18_shapes.py'))
+def save(config: str, path: Path) -> Path:
+    """A checkpoint of an untrained model whose teacher is not its student, as a run would save it."""
+    cfg = Config.fromfile(find_config(config))
     model = MODELS.build(cfg.model)
     for parameter in model.teacher.parameters():
         if parameter.ndim > 1:
             torch.nn.init.kaiming_normal_(parameter)
     meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=('a', 'b'), palette=[[0, 0, 0], [1, 1, 1]]), epoch=1)
-    path = tmp_path / 'epoch_1.pth'
     torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
     return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    return save('mean_teacher/mean_teacher_r18_shapes.py', tmp_path / 'epoch_1.pth')
 
 
 def test_exported_teacher_predicts_the_same_in_plain_mmseg(checkpoint, tmp_path):
@@ -81,6 +85,26 @@ def test_exported_config_holds_neither_losses_nor_sources_of_ours_by_name(checkp
     assert cfg.model.decode_head.loss_decode.type == 'CrossEntropyLoss'
     assert 'mmsemi' not in cfg.pretty_text
     assert all(step.type != 'LoadSegAnnotations' for step in cfg.test_pipeline)
+
+
+@pytest.mark.parametrize('branch', ['student', 'teacher'])
+def test_exported_network_has_no_trace_of_auxiliary_heads_and_plugins(branch, tmp_path):
+    path = save('mpmc/mpmc_mllc_r18_shapes.py', tmp_path / 'epoch_1.pth')
+    trained = torch.load(path, weights_only=False)['state_dict']
+    for head in ('patch_classifier', 'embedding', 'graph'):
+        assert any(key.startswith(f'{branch}.heads.{head}.') for key in trained)
+    export.export(str(path), tmp_path / 'out', branch)
+
+    cfg = Config.fromfile(tmp_path / 'out.py')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        plain = MODELS.parent.build(cfg.model).state_dict()
+    weights = torch.load(tmp_path / 'out.pth', weights_only=False)['state_dict']
+    assert weights.keys() == plain.keys()
+    assert {key.split('.')[0] for key in weights} == {'backbone', 'decode_head'}
+    assert all(torch.equal(value, trained[f'{branch}.segmentor.{key}']) for key, value in weights.items())
+    _, *lines = (tmp_path / 'out.py').read_text().splitlines()  # the first one says which tool wrote it
+    for word in ('mmsemi', 'mpmc', 'plugin', 'patch_classifier', 'embedding', 'graph', 'prototype', 'teacher'):
+        assert not any(word in line.lower() for line in lines), word
 
 
 @pytest.mark.parametrize(
