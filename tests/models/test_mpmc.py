@@ -1,36 +1,73 @@
 """MPMC beside any method: its equations, its switches, and what it leaves alone."""
 
 import copy
+import inspect
 import math
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from torch import nn
 from torch.nn import functional as F
 
-from mmsemi.models.heads.patch_classifier import average
+from mmsemi.models.heads.patch_classifier import PatchClassifier, average
 from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
-from mmsemi.models.modules.receptive_field import Extent
-from mmsemi.models.plugins.mpmc import patch_targets
+from mmsemi.models.modules.receptive_field import Extent, receptive_fields
+from mmsemi.models.plugins.mpmc import MPMC, patch_targets
+from mmsemi.registry import MODELS
 from mmsemi.structures import Mix, Paste, PseudoLabel
 from tests import tiny
-from tests.oracles import mpmc as oracle
+from tests.oracles import mpmc as oracle, unimatch
 
 FIELDS = [(4, -3, 3), (4, -5, 2), (2.5, -1.3, 2.1), (4, -math.inf, math.inf)]
+SIZE = (tiny.SIZE, 24)
 
 
 def plugin(**kwargs) -> dict:
     return {**dict(type='MPMC', pools=(3, 5), channels=4), **kwargs}
 
 
-def model_and_streams(method: str = 'MeanTeacher', streams: dict | None = None, host: dict | None = None, **kwargs):
-    """A method with the plugin in double precision, and a batch for it."""
+def model_and_streams(method: str = 'MeanTeacher', host: dict | None = None, **kwargs):
+    """A method with the plugin in double precision, and a batch for it, whose images are higher than wide.
+
+    Of one labeled image little is labeled; boxes reach into the padding and take some from the other image.
+    """
     host = {**({} if method == 'Supervised' else dict(threshold=0.2)), **(host or {})}
-    model = tiny.build(method, plugins=[plugin(**kwargs)], **host).double().eval()
-    batch = tiny.streams_for(model, **(streams or {}))
+    model = tiny.build(method, preprocessor=dict(size=SIZE), plugins=[plugin(**kwargs)], **host).double().eval()
+    batch = tiny.streams_for(model)
     for name in ('labeled', 'weak'):
-        setattr(batch, name, getattr(batch, name).double())
-    batch.strong = tuple(x.double() for x in batch.strong)
+        setattr(batch, name, getattr(batch, name)[..., : SIZE[1]].double())
+    batch.strong = tuple(x[..., : SIZE[1]].double() for x in batch.strong)
+    batch.labels, batch.valid = batch.labels[..., : SIZE[1]].clone(), batch.valid[..., : SIZE[1]].clone()
+    batch.labels[0, :28] = 255
+    batch.valid[0, 16:] = False
+    mask = torch.zeros_like(batch.valid)
+    mask[0, 4:20, 8:16] = mask[1, 14:30, 3:12] = True
+    batch.mix = tuple(Mix(mask.roll((2 * i, 5 * i), (1, 2))) for i in range(len(batch.strong)))
     return model, batch
+
+
+def settle(model, streams):
+    """Let branches predict several classes for pixels and patches, some surely, the teacher others than the student."""
+    generator = torch.Generator().manual_seed(7)
+    student = model.student
+    with torch.no_grad():
+        student.train()
+        for _ in range(30):
+            student(torch.cat([streams.weak, streams.labeled]))
+        student.eval()
+        out = student(streams.weak)
+        for layer, scores in (
+            (student.segmentor.decode_head.conv_seg, out.coarse_logits),
+            (student.heads['patch_classifier'].layers[-1], out.heads['patch_classifier']),
+        ):
+            scale = 3 / scores.std((0, 2, 3))
+            layer.weight *= scale[:, None, None, None]
+            layer.bias.copy_((layer.bias - scores.mean((0, 2, 3))) * scale)
+        if model.has_teacher:
+            model.teacher.load_state_dict(student.state_dict())
+            for parameter in model.teacher.parameters():
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
 
 # Parts
@@ -115,39 +152,101 @@ def fields(model):
     return [(x.jump, x.first, x.last) for x in model.plugins[0].field]
 
 
-def middle(field, place, count):
-    """The pixel in the middle of a location's field; of fields without bounds, the middle of its share."""
+def middles(field, count, side):
+    """The pixels in the middle of the locations' fields; of fields without bounds, of their share."""
     jump, first, last = field
     if math.isinf(last):
-        return int((place + 0.5) * tiny.SIZE / count)
-    return min(max(round(place * jump + (first + last) / 2), 0), tiny.SIZE - 1)
+        return [int((place + 0.5) * side / count) for place in range(count)]
+    return [min(max(round(place * jump + (first + last) / 2), 0), side - 1) for place in range(count)]
 
 
+def guide_of(model, streams):
+    return (model.teacher if model.has_teacher else model.student)(streams.weak)
+
+
+@pytest.mark.parametrize('method', ['MeanTeacher', 'UniMatch'])
 @pytest.mark.parametrize('position', ['stage1', 'stage2', 'decoder'])
-def test_losses_are_eq_4_and_6(position):
-    model, streams = model_and_streams(position=position, beta=0.3, pools=(3,))
+def test_losses_are_eq_4_and_6(position, method):
+    model, streams = model_and_streams(method, position=position, beta=0.3, pools=(3,))
+    settle(model, streams)
     losses = model.loss(streams)
-    strong = streams.mix[0].images(streams.strong[0])
-    views = model.student.forward_together(labeled=streams.labeled, strong=strong)
-    scores = views['labeled'].heads['patch_classifier']
-    expected = oracle.labeled_loss(scores, streams.labels, fields(model), 0, 1)
-    assert torch.allclose(losses['sup.loss_patch'], expected, atol=1e-10)
+    common = 0.5 if method == 'UniMatch' else 1
+    scores = model.student(streams.labeled).heads['patch_classifier']
+    expected = common * oracle.labeled_loss(scores, streams.labels, fields(model), 0, 1)
+    assert torch.allclose(losses['sup.loss_patch'], expected, rtol=0, atol=1e-10)
+    targets = oracle.patch_targets(streams.labels, 4, fields(model), scores.shape[2:])
+    assert position != 'stage1' or not targets.any(1).all(), 'some patches show no labeled pixel'
 
-    teacher = model.teacher(streams.weak).heads['patch_classifier']
-    middles = [
-        [middle(field, place, count) for place in range(count)]
-        for field, count in zip(fields(model), teacher.shape[2:], strict=True)
-    ]
-    coarse = Mix(streams.mix[0].mask[:, middles[0]][:, :, middles[1]])
-    valid = coarse.maps(streams.valid[:, middles[0]][:, :, middles[1]])
-    expected = 0.3 * oracle.unlabeled_loss(
-        coarse.images(teacher), views['strong'].heads['patch_classifier'].detach(), valid
-    )
-    assert torch.allclose(losses['unsup.loss_patch'], expected, atol=1e-10)
+    teacher = guide_of(model, streams).heads['patch_classifier'].detach()
+    rows, columns = map(middles, fields(model), teacher.shape[2:], SIZE)
+    terms = []
+    for strong, mix in zip(streams.strong, streams.mix, strict=True):
+        student = model.student(unimatch.mixed(strong, mix.mask)).heads['patch_classifier'].detach()
+        mask, valid = (x[:, rows][:, :, columns] for x in (mix.mask, streams.valid))
+        counted = unimatch.mixed(valid, mask)
+        assert (counted & ~valid).any() and (valid & ~counted).any(), 'boxes show padding, and hide some'
+        terms.append(oracle.unlabeled_loss(unimatch.mixed(teacher, mask), student, counted))
+    expected = common * 0.3 * sum(terms) / len(terms)
+    assert torch.allclose(losses['unsup.loss_patch'], expected, rtol=0, atol=1e-10)
+    assert len(terms) == 1 or abs(terms[0] - terms[1]) > 1e-3
+
+
+def weighted_cross_entropy(h, label, kept, valid, weight):
+    """Eq. 5 for one view: each pixel's cross-entropy times its weight, over the number of valid pixels."""
+    total = 0
+    for b in range(len(label)):
+        for y in range(SIZE[0]):
+            for x in range(SIZE[1]):
+                pixel = (slice(b, b + 1), ..., slice(y, y + 1), slice(x, x + 1))
+                loss = unimatch.cross_entropy(h[pixel], label[pixel], kept[pixel], valid[pixel])
+                total = total + loss * weight[b, y, x]
+    return total / valid.sum()
+
+
+@pytest.mark.parametrize('method', ['MeanTeacher', 'UniMatch'])
+def test_losses_are_eq_5_mixed_pixel_by_pixel(method):
+    model, streams = model_and_streams(method, host=dict(threshold=0.7), alpha=0.3)
+    settle(model, streams)
+    losses = model.loss(streams)
+    with torch.no_grad():
+        guide = guide_of(model, streams)
+        label, kept = unimatch.pseudo_labels(guide.logits.softmax(1), 0.7)
+        patches = guide.heads['patch_classifier']
+        weight = torch.stack([oracle.pixel_weight(x, y, fields(model)) for x, y in zip(label, patches, strict=True)])
+        assert len(label.unique()) > 2 and 0.1 < kept.double().mean() < 0.9 and weight.std() > 0.1
+        terms = []
+        for strong, mix in zip(streams.strong, streams.mix, strict=True):
+            h = model.student(unimatch.mixed(strong, mix.mask)).logits
+            maps = (unimatch.mixed(x, mix.mask) for x in (label, kept, streams.valid, weight))
+            terms.append(weighted_cross_entropy(h, *maps))
+        perturbed = weighted_cross_entropy(guide.logits, label, kept, streams.valid, weight)
+    if method == 'MeanTeacher':
+        expected = dict(loss_strong=0.3 * terms[0])
+    else:
+        # In evaluation mode no channel is dropped.
+        strong = {f'loss_strong_{i}': 0.3 * 0.25 * term / 2 for i, term in enumerate(terms)}
+        expected = dict(strong, loss_feature=0.3 * 0.5 * perturbed / 2)
+    assert {name for name in losses if 'loss' in name and 'unsup' in name} == {
+        f'unsup.{name}' for name in (*expected, 'loss_patch')
+    }
+    for name, value in expected.items():
+        assert torch.allclose(losses[f'unsup.{name}'], value, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('method', ['FixMatch', 'UniMatch', 'CorrMatch'])
+def test_without_a_teacher_the_weak_views_patches_learn_nothing(method):
+    model, streams = model_and_streams(method)
+    scores = []
+    model.student.heads['patch_classifier'].register_forward_hook(lambda module, args, out: scores.append(out))
+    total = model.parse_losses(model.loss(streams))[0]
+    first, strong = torch.autograd.grad(total, scores)
+    labeled, weak = first.split([len(streams.labeled), len(streams.weak)])
+    assert (weak == 0).all() and labeled.abs().sum() > 0 and strong.abs().sum() > 0
 
 
 def test_a_pixels_weight_is_its_patchs_confidence_in_its_class():
     model, streams = model_and_streams()
+    settle(model, streams)
     guide = model.guide_views(streams)['guide']
     label = guide.logits.argmax(1)
     pseudo = PseudoLabel(label, 2 * torch.ones(label.shape, dtype=torch.float64))
@@ -155,7 +254,7 @@ def test_a_pixels_weight_is_its_patchs_confidence_in_its_class():
     expected = [
         oracle.pixel_weight(x, y, fields(model)) for x, y in zip(label, guide.heads['patch_classifier'], strict=True)
     ]
-    assert torch.allclose(weighted.weight, 2 * torch.stack(expected), atol=1e-10)
+    assert torch.allclose(weighted.weight, 2 * torch.stack(expected), rtol=0, atol=1e-10)
     assert torch.equal(weighted.label, label)
 
 
@@ -244,7 +343,8 @@ def test_building_leaves_the_network_as_it_was():
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in plain.items() if 'num_batches' in name)
 
 
-def test_a_transformers_levels_are_stages():
+def transformer(**kwargs) -> dict:
+    """A tiny ViT with a plain decoder."""
     student = copy.deepcopy(tiny.segmentor())
     student['backbone'] = dict(
         type='VisionTransformer',
@@ -263,6 +363,11 @@ def test_a_transformers_levels_are_stages():
         num_classes=4,
         loss_decode=dict(type='PixelCrossEntropyLoss'),
     )
+    return {**student, **kwargs}
+
+
+def test_a_transformers_levels_are_stages():
+    student = transformer()
     model = tiny.build('MeanTeacher', student=student, plugins=[plugin(pools=(3,))]).train()
     assert (model.plugins[0].field[0].jump, model.plugins[0].field[0].size) == (8, 8)
     assert model.parse_losses(model.loss(tiny.streams()))[0].isfinite()
@@ -270,16 +375,101 @@ def test_a_transformers_levels_are_stages():
         tiny.build('MeanTeacher', student=student, plugins=[plugin(position='stage3')])
 
 
+@pytest.mark.parametrize('position, stride', [('stage1', 4), ('stage2', 8), ('decoder', 8)])
+def test_a_pyramid_of_transposed_convolutions_has_patches_at_every_level(position, stride):
+    student = transformer(neck=dict(type='Feature2Pyramid', embed_dim=8, norm_cfg=dict(type='BN')))
+    student['backbone'].update(num_layers=4, out_indices=(0, 1, 2, 3), patch_size=16)
+    model = tiny.build('MeanTeacher', student=student, plugins=[plugin(position=position, pools=(3,))]).train()
+    assert [extent.jump for extent in model.plugins[0].field] == [stride] * 2
+    if position != 'decoder':
+        assert [(extent.size, extent.shared) for extent in model.plugins[0].field] == [(16, 16 // stride)] * 2
+    assert model.parse_losses(model.loss(tiny.streams()))[0].isfinite()
+
+
+class SkippingNeck(nn.Module):
+    """Passes the first level on, and every other pixel of the others."""
+
+    def forward(self, levels):
+        return (levels[0], *(level[:, :, ::2, ::2] for level in levels[1:]))
+
+
+def test_what_a_level_sees_matters_where_it_is_classified():
+    student = tiny.build('MeanTeacher').student
+    crop, expected = (128, 96), MODELS.build(plugin(position='stage1'))
+    expected.head_configs(student, crop)
+    student.segmentor.neck = SkippingNeck()
+    ours = MODELS.build(plugin(position='stage1'))
+    ours.head_configs(student, crop)
+    assert ours.field == expected.field
+    with pytest.raises(ValueError, match='skips pixels'):
+        MODELS.build(plugin(position='stage2', pools=())).head_configs(student, crop)
+
+
+def test_the_fields_are_those_of_the_crop():
+    student = copy.deepcopy(tiny.segmentor())
+    student['decode_head'] = dict(
+        type='SegformerHead',
+        in_channels=[8, 16, 32, 64],
+        in_index=[0, 1, 2, 3],
+        channels=8,
+        num_classes=4,
+        align_corners=True,
+        loss_decode=dict(type='PixelCrossEntropyLoss'),
+    )
+    branch = tiny.build('MeanTeacher', student=student).student.eval()
+    fields = {}
+    for crop in ((160, 97), (224, 224)):
+        mpmc = MODELS.build(plugin(position='decoder'))
+        mpmc.head_configs(branch, crop)
+        fields[crop] = mpmc.field
+        assert mpmc.field == receptive_fields(lambda image: branch(image).coarse_logits, crop)
+    assert len({extent for field in fields.values() for extent in field}) == 3
+
+
+# Settings
+
+
+def test_the_defaults_are_the_papers():
+    defaults = {name: x.default for name, x in inspect.signature(MPMC).parameters.items()}
+    assert defaults == dict(
+        alpha=0.25, beta=0.15, position='stage1', pools=(7, 19), raw=True, channels=64, gamma_pos=0.0, gamma_neg=1.0,
+        labeled=True, patch_consistency=True, pixel_weight=True, confidence='logits', norm_cfg=None,
+    )  # fmt: skip
+    mpmc = MPMC()
+    assert (mpmc.unsup_scale, mpmc.beta, mpmc.gamma) == (0.25, 0.15, (0.0, 1.0))
+    student = tiny.build('MeanTeacher').student
+    head = MODELS.build(ConfigDict(mpmc.head_configs(student, (96, 80))['patch_classifier']))
+    assert (head.source, head.in_index, head.pools, head.raw) == ('backbone', 0, (7, 19), True)
+
+
+def test_the_classifier_has_three_blocks_of_two_3x3_and_one_1x1_and_a_linear_layer():
+    head = PatchClassifier(in_channels=8, num_classes=4)
+    assert head.pools == (7, 19) and head.raw and len(head.layers) == 10
+    widths = [(layer.conv.in_channels, layer.conv.out_channels, layer.conv.kernel_size[0]) for layer in head.layers[:9]]
+    assert widths == [(24, 64, 3), (64, 64, 3), (64, 64, 1)] + 2 * [(64, 64, 3), (64, 64, 3), (64, 64, 1)]
+    assert all(layer.with_norm and layer.with_activation for layer in head.layers[:9])
+    assert isinstance(head.layers[9], nn.Conv2d) and head.layers[9].kernel_size == (1, 1)
+
+
 @pytest.mark.parametrize(
     'bad, message',
     [
-        (dict(alpha=-0.1), 'alpha must be 0 or more, not -0.1'),
-        (dict(beta=-1), 'beta must be 0 or more, not -1'),
+        (dict(alpha=-0.1), 'alpha must be a finite number, 0 or more, not -0.1'),
+        (dict(alpha='0.1'), "alpha must be a finite number, 0 or more, not '0.1'"),
+        (dict(alpha=math.nan), 'alpha must be a finite number, 0 or more, not nan'),
+        (dict(beta=-1), 'beta must be a finite number, 0 or more, not -1'),
+        (dict(beta=math.inf), 'beta must be a finite number, 0 or more, not inf'),
+        (dict(gamma_pos=None), 'gamma_pos must be a finite number, 0 or more, not None'),
         (dict(gamma_neg=-1), 'gamma_neg'),
         (dict(confidence='softmax'), "'logits' or 'probabilities'"),
         (dict(position='layer1'), "position='layer1' .* stage1, stage2, stage3, stage4, decoder"),
         (dict(labeled=False, patch_consistency=False), 'nothing trains the classifier'),
-        (dict(pools=(4,)), 'odd'),
+        (dict(pools=(4,)), r'pools must be odd whole numbers, .* not \(4,\)'),
+        (dict(pools=(0,)), r'pools must be odd whole numbers, .* not \(0,\)'),
+        (dict(pools=(3, -3)), 'pools must be odd whole numbers'),
+        (dict(pools='7'), "pools must be odd whole numbers, .* not '7'"),
+        (dict(pools=None), 'pools must be odd whole numbers, .* not None'),
+        (dict(pools=(3.5,)), r'pools must be odd whole numbers, .* not \(3.5,\)'),
         (dict(pools=(), raw=False), 'nothing'),
         (dict(channels=0), 'channels'),
     ],

@@ -52,18 +52,17 @@ class PatchClassifier(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        pools = self.checked_pools(pools)
         scales = len(pools) + bool(raw)
         if not scales:
             raise ValueError('PatchClassifier: without pools, raw=False leaves nothing to classify.')
-        if any(pool < 1 or pool % 2 == 0 for pool in pools):
-            raise ValueError(f'PatchClassifier: pools must be odd numbers, so that maps keep their size, not {pools}.')
         if min(channels, num_blocks) < 1:
             raise ValueError(
                 f'PatchClassifier: channels and num_blocks must be 1 or more, not {channels}, {num_blocks}.'
             )
         self.source = source
         self.in_index = in_index
-        self.pools = tuple(pools)
+        self.pools = pools
         self.raw = raw
         layer = dict(norm_cfg=norm_cfg or dict(type='BN'), act_cfg=act_cfg or dict(type='ReLU'))
         widths = [scales * in_channels] + [channels] * num_blocks
@@ -73,6 +72,18 @@ class PatchClassifier(BaseModule):
             for j, kernel in enumerate((3, 3, 1))
         ]
         self.layers = nn.Sequential(*blocks, nn.Conv2d(channels, num_classes, 1))
+
+    @staticmethod
+    def checked_pools(pools: int | Sequence[int]) -> tuple[int, ...]:
+        """Sizes of windows as a tuple; one may come alone.
+
+        Raises:
+            ValueError: If they are no odd whole numbers.
+        """
+        several = (pools,) if isinstance(pools, int) else pools
+        if not isinstance(several, Sequence) or not all(isinstance(n, int) and n > 0 and n % 2 for n in several):
+            raise ValueError(f'MPMC: pools must be odd whole numbers, so that maps keep their size, not {pools!r}.')
+        return tuple(several)
 
     def forward(self, out: BranchOutput) -> Tensor:
         """Score the classes around each location of a branch's output: logits, (B, C, h, w)."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,22 +23,49 @@ class Extent:
     Args:
         jump (float): Pixels between the fields of neighbouring locations.
         first, last (float): Bounds of location 0, inclusive; infinite after a global pooling.
+        shared (int): So many neighbours see what the first of them sees, from location 0 on. Defaults to 1.
     """
 
     jump: float = 1.0
     first: float = 0.0
     last: float = 0.0
+    shared: int = 1
 
     @property
     def size(self) -> float:
         """Number of pixels in a field."""
         return self.last - self.first + 1
 
+    @property
+    def middle(self) -> float:
+        """Middle of the field of location 0; not finite after a global pooling."""
+        even = self.evenly()
+        return (even.first + even.last) / 2
+
+    def evenly(self) -> Extent:
+        """The narrowest fields that hold these, one for each location."""
+        return Extent(self.jump, self.first - (self.shared - 1) * self.jump, self.last)
+
     def through(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Extent:
         """The field behind a convolution or a pooling."""
-        first = self.first - padding * self.jump
-        last = self.last + (dilation * (kernel - 1) - padding) * self.jump
-        return Extent(self.jump * stride, first, last)
+        if (kernel, stride, padding) == (1, 1, 0):
+            return self
+        x = self.evenly()
+        first = x.first - padding * x.jump
+        last = x.last + (dilation * (kernel - 1) - padding) * x.jump
+        return Extent(x.jump * stride, first, last)
+
+    def transposed(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Extent:
+        """A field that holds the one behind a transposed convolution; that one, where its windows tile the output.
+
+        Output ``o`` sees the inputs from ``(o + padding - dilation * (kernel - 1)) / stride`` to
+        ``(o + padding) / stride``.
+        """
+        if (kernel, padding, dilation) == (stride, 0, 1):
+            return Extent(self.jump / stride, self.first, self.last, self.shared * stride)
+        x = self.evenly()
+        first = x.first + (padding - dilation * (kernel - 1)) / stride * x.jump
+        return Extent(x.jump / stride, first, x.last + padding / stride * x.jump)
 
     def resized(self, before: int, after: int, align_corners: bool, reach: int) -> Extent:
         """A field that holds the one behind interpolation between ``reach`` + 1 points, from one length to another."""
@@ -46,20 +73,29 @@ class Extent:
             step, offset = (before - 1) / (after - 1), 0.0
         else:
             step, offset = before / after, before / after / 2 - 0.5
-        first = self.first + (offset - reach) * self.jump
-        last = self.last + (offset + reach) * self.jump
-        return Extent(self.jump * step, first, last)
+        x = self.evenly()
+        first = x.first + (offset - reach) * x.jump
+        last = x.last + (offset + reach) * x.jump
+        return Extent(x.jump * step, first, last)
+
+    def shifted(self, locations: int) -> Extent:
+        """The field behind ``locations`` more (or, negative, fewer) at the start."""
+        if not locations:
+            return self
+        x = self.evenly()
+        return Extent(x.jump, x.first - locations * x.jump, x.last - locations * x.jump)
 
     def windows(self, locations: int, pixels: int, device: torch.device | str = 'cpu') -> tuple[Tensor, Tensor]:
         """First pixel and end (exclusive) of each location's field within the image, long, (locations,)."""
-        place = torch.arange(locations, dtype=torch.float64, device=device) * self.jump
+        place = torch.arange(locations, device=device)
+        place = (place - place % self.shared).double() * self.jump
         first = (place + self.first).floor().clamp(0, pixels)
         end = (place + self.last + 1).ceil().clamp(0, pixels)
         return first.long(), end.long()
 
     def nearest(self, locations: int, pixels: int, device: torch.device | str = 'cpu') -> Tensor:
         """The location in whose field's middle each pixel lies most nearly (of two, the first), long, (pixels,)."""
-        middle = (self.first + self.last) / 2
+        middle = self.middle
         place = torch.arange(pixels, dtype=torch.float64, device=device)
         if math.isfinite(middle):
             index = ((place - middle) / self.jump - 0.5).ceil()
@@ -69,7 +105,7 @@ class Extent:
 
     def middles(self, locations: int, pixels: int, device: torch.device | str = 'cpu') -> Tensor:
         """The pixel in the middle of each location's field, long, (locations,)."""
-        middle = (self.first + self.last) / 2
+        middle = self.middle
         place = torch.arange(locations, dtype=torch.float64, device=device)
         if math.isfinite(middle):
             index = (place * self.jump + middle).round()
@@ -84,48 +120,57 @@ Field = tuple[Extent, Extent]
 
 @torch.no_grad()
 def receptive_fields(
-    network: Callable[[Tensor], Iterable[Tensor]], side: int = 224
-) -> list[tuple[Field, tuple[int, ...]]]:
+    network: Callable[[Tensor], Tensor], size: tuple[int, int], device: torch.device | str = 'cpu'
+) -> Field:
     """Trace an image through ``network``, in evaluation mode, and add up what its layers see.
 
     Convolutions and poolings widen the field by their kernel, stride, dilation and padding; where paths meet, it is
     what any of them sees; a global pooling sees everything. Attention counts as no layer: a token of a transformer
-    stands for the pixels of its patch.
+    stands for the pixels of its patch, and a map stands for itself whatever gate of a global pooling multiplies it.
+    The fields are exact but for resizing, overlapping windows of transposed convolutions and paths that meet slightly
+    out of step, behind which they hold the exact ones.
 
     Args:
-        network (Callable): From an image (1, 3, side, side) to features (1, D, h, w), by torch functions.
-        side (int): A size that the network takes; patches of 14, 16 and 32 pixels divide the default.
+        network (Callable): From an image (1, 3, H, W) to a feature (1, D, h, w), by torch functions.
+        size (tuple[int, int]): Height and width of the image; what resizing does depends on it.
+        device (torch.device | str): Of the image. On 'meta', with the network there too, nothing is computed. Defaults
+            to 'cpu'.
 
     Returns:
-        list[tuple[Field, tuple[int, ...]]]: For each feature the fields of its locations, and its shape.
+        Field: The fields of the feature's locations.
 
     Raises:
-        ValueError: If a transposed convolution is on the way, whose fields have no common size, or a layer that is not
-            known skips pixels.
+        ValueError: If a layer that is not known skips pixels.
     """
-    image = torch.rand(1, 3, side, side)
+    image = torch.zeros(1, 3, *size, device=device)
     image.seen = (Extent(), Extent())
-    with _Tracer():
-        features = network(image)
-    for feature in features:
-        for extent, locations in zip(feature.seen, feature.shape[2:], strict=True):
-            if math.isfinite(extent.last) and abs(extent.jump * locations / side - 1) > 0.25:
-                raise ValueError(
-                    f'The receptive fields of {locations} locations in a row lie {extent.jump:g} pixels apart in an '
-                    f'image of {side}: a layer on the way skips pixels in a way that is not known here.'
-                )
-    return [(feature.seen, tuple(feature.shape)) for feature in features]
+    with _Tracer(size):
+        feature = network(image)
+    for extent, locations, side in zip(feature.seen, feature.shape[2:], size, strict=True):
+        # The last location may reach over the edge, and windows without padding end before it.
+        if math.isfinite(extent.last) and abs(extent.jump * locations - side) > max(side / 4, extent.jump):
+            raise ValueError(
+                f'The receptive fields of {locations} locations in a row lie {extent.jump:g} pixels apart in an image '
+                f'of {side}: a layer on the way skips pixels in a way that is not known here.'
+            )
+    return feature.seen
 
 
 class _Tracer(TorchFunctionMode):
     """Notes on every tensor what its locations see."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         seen = [x.seen for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and hasattr(x, 'seen')]
         if seen:
-            field = _joined(seen)
+            if getattr(function, '__name__', '') in _PRODUCTS:
+                seen = [field for field in seen if all(math.isfinite(x.last) for x in field)] or seen
+            field = tuple(_union(paths, side) for paths, side in zip(zip(*seen, strict=True), self.size, strict=True))
             rule = _RULES.get(function)
             if rule is not None:
                 field = rule(field, args, kwargs, result)
@@ -135,14 +180,30 @@ class _Tracer(TorchFunctionMode):
         return result
 
 
-def _joined(fields: list[Field]) -> Field:
-    """What any of several paths sees; of paths with unequal jumps (attention's keys) the finest counts."""
-    joined = []
-    for extents in zip(*fields, strict=True):
-        jump = min((x.jump for x in extents if math.isfinite(x.last)), default=extents[0].jump)
-        same = [x for x in extents if x.jump == jump or math.isinf(x.last)]
-        joined.append(Extent(jump, min(x.first for x in same), max(x.last for x in same)))
-    return tuple(joined)
+_PRODUCTS = {'mul', 'mul_', 'multiply', 'multiply_'}
+"""Where a factor that sees everything is a gate (squeeze and excitation)."""
+
+
+def _union(paths: Sequence[Extent], pixels: int) -> Extent:
+    """The narrowest field that holds what each path sees, all along an image of ``pixels``.
+
+    Paths in less than half of the finest's steps (attention's keys) do not count.
+    """
+    finite = [x for x in paths if math.isfinite(x.last)]
+    finest = min((x.jump for x in finite), default=paths[0].jump)
+    if len(finite) < len(paths):
+        return Extent(finest, -math.inf, math.inf)
+    near = [x for x in paths if x.jump < 2 * finest]
+    if len({(x.jump, x.shared) for x in near}) > 1:
+        near = [x.evenly() for x in near]
+    unions = []
+    for jump in {x.jump for x in near}:
+        # How far the paths are out of step in the end.
+        drifts = [(x.jump - jump) * pixels / finest for x in near]
+        first = min(x.first + min(drift, 0) for x, drift in zip(near, drifts, strict=True))
+        last = max(x.last + max(drift, 0) for x, drift in zip(near, drifts, strict=True))
+        unions.append(Extent(jump, first, last, near[0].shared))
+    return min(unions, key=lambda x: (x.size, x.jump))
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -154,40 +215,37 @@ def _argument(args: tuple, kwargs: dict, place: int, name: str, default: Any) ->
     return default if value is None or value == [] or value == () else value
 
 
-def _convolution(field: Field, args: tuple, kwargs: dict, result: Tensor) -> Field:
-    kernel = args[1].shape[2:]
-    stride = _pair(_argument(args, kwargs, 3, 'stride', 1))
-    dilation = _pair(_argument(args, kwargs, 5, 'dilation', 1))
-    padding = _argument(args, kwargs, 4, 'padding', 0)
-    if isinstance(padding, str):
-        padding = [d * (k - 1) // 2 if padding == 'same' else 0 for k, d in zip(kernel, dilation, strict=True)]
-    padding = _pair(padding)
-    return tuple(x.through(kernel[i], stride[i], padding[i], dilation[i]) for i, x in enumerate(field))
+def _sliding(along: Callable, steps: int | None = 1, **places: int) -> Callable:
+    """A rule for windows whose settings have these places among the arguments; their size may be that of a weight.
 
+    Args:
+        along (Callable): Method of :class:`Extent`.
+        steps (int, optional): Stride unless given; None: the window's size.
+        **places (int): Of 'kernel_size', 'stride', 'padding' and 'dilation'.
+    """
 
-def _pooling(dilated: bool) -> Callable:
-    def rule(field: Field, args: tuple, kwargs: dict, result: Tensor) -> Field:
-        kernel = _pair(_argument(args, kwargs, 1, 'kernel_size', 1))
-        stride = _pair(_argument(args, kwargs, 2, 'stride', kernel))
-        padding = _pair(_argument(args, kwargs, 3, 'padding', 0))
-        dilation = _pair(_argument(args, kwargs, 4, 'dilation', 1)) if dilated else (1, 1)
-        return tuple(x.through(kernel[i], stride[i], padding[i], dilation[i]) for i, x in enumerate(field))
+    def rule(field: Field, args: tuple, kwargs: dict, result: Any) -> Field:
+        def setting(name: str, default: Any) -> Any:
+            return _argument(args, kwargs, places[name], name, default) if name in places else default
+
+        kernel = _pair(setting('kernel_size', None) or args[1].shape[2:])
+        stride, dilation = _pair(setting('stride', steps or kernel)), _pair(setting('dilation', 1))
+        padding = setting('padding', 0)
+        if isinstance(padding, str):
+            padding = [d * (k - 1) // 2 if padding == 'same' else 0 for k, d in zip(kernel, dilation, strict=True)]
+        return tuple(map(along, field, kernel, stride, _pair(padding), dilation))
 
     return rule
 
 
-def _unfolding(field: Field, args: tuple, kwargs: dict, result: Tensor) -> Field:
-    kernel, dilation, padding, stride = (
-        _pair(_argument(args, kwargs, place, name, default))
-        for place, name, default in (
-            (1, 'kernel_size', 1), (2, 'dilation', 1), (3, 'padding', 0), (4, 'stride', 1)
-        )
-    )  # fmt: skip
-    return tuple(x.through(kernel[i], stride[i], padding[i], dilation[i]) for i, x in enumerate(field))
-
-
 def _global_pooling(field: Field, args: tuple, kwargs: dict, result: Any) -> Field:
-    return tuple(replace(x, first=-math.inf, last=math.inf) for x in field)
+    return tuple(Extent(x.jump, -math.inf, math.inf) for x in field)
+
+
+def _reduction(field: Field, args: tuple, kwargs: dict, result: Tensor) -> Field:
+    axes = _argument(args, kwargs, 1, 'dim', ())
+    pooled = args[0].ndim == 4 and isinstance(axes, Sequence) and {axis % 4 for axis in axes} == {2, 3}
+    return _global_pooling(field, args, kwargs, result) if pooled else field
 
 
 def _interpolation(field: Field, args: tuple, kwargs: dict, result: Tensor) -> Field:
@@ -202,27 +260,20 @@ def _padding(field: Field, args: tuple, kwargs: dict, result: Tensor) -> Field:
     amounts = list(_argument(args, kwargs, 1, 'pad', (0,)))
     left = amounts[0::2] + [0, 0]
     shifts = (left[1], left[0])  # from the last axis on
-    return tuple(
-        replace(x, first=x.first - n * x.jump, last=x.last - n * x.jump) for x, n in zip(field, shifts, strict=True)
-    )
+    return tuple(x.shifted(n) for x, n in zip(field, shifts, strict=True))
 
 
-def _no_common_size(field: Field, args: tuple, kwargs: dict, result: Any) -> Field:
-    raise ValueError(
-        'The receptive fields behind a transposed convolution have no common size; take a level before it.'
-    )
-
-
+_POOLING = dict(steps=None, kernel_size=1, stride=2, padding=3)
 _RULES: dict[Callable, Callable] = {
-    torch.conv2d: _convolution,
-    F.conv2d: _convolution,
-    torch.max_pool2d: _pooling(dilated=True),
-    F.max_pool2d: _pooling(dilated=True),
-    F.avg_pool2d: _pooling(dilated=False),
-    F.adaptive_avg_pool2d: _global_pooling,
-    F.adaptive_max_pool2d: _global_pooling,
-    F.unfold: _unfolding,
+    **dict.fromkeys((torch.conv2d, F.conv2d), _sliding(Extent.through, stride=3, padding=4, dilation=5)),
+    **dict.fromkeys(
+        (torch.conv_transpose2d, F.conv_transpose2d), _sliding(Extent.transposed, stride=3, padding=4, dilation=7)
+    ),
+    **dict.fromkeys((torch.max_pool2d, F.max_pool2d), _sliding(Extent.through, **_POOLING, dilation=4)),
+    F.avg_pool2d: _sliding(Extent.through, **_POOLING),
+    F.unfold: _sliding(Extent.through, kernel_size=1, dilation=2, padding=3, stride=4),
+    **dict.fromkeys((F.adaptive_avg_pool2d, F.adaptive_max_pool2d), _global_pooling),
+    **dict.fromkeys((torch.mean, torch.Tensor.mean, torch.amax, torch.Tensor.amax), _reduction),
     F.interpolate: _interpolation,
     F.pad: _padding,
-    F.conv_transpose2d: _no_common_size,
 }

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from mmsemi.models.branch import Branch, BranchOutput
+from mmsemi.models.heads.patch_classifier import PatchClassifier
 from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
 from mmsemi.models.losses.pixel import masked_mean
 from mmsemi.models.modules.receptive_field import Field, receptive_fields
@@ -55,8 +57,8 @@ class MPMC(Plugin):
         norm_cfg (dict, optional): Norm of the head. Defaults to the decode head's.
 
     Raises:
-        ValueError: If a weight is negative, nothing is left to do, the network has no feature at ``position``, or a
-            window is larger than it.
+        ValueError: If a weight is negative or no number, ``pools`` are no odd numbers, nothing is left to do, the
+            network has no feature at ``position``, or a window is larger than it.
     """
 
     def __init__(
@@ -77,8 +79,8 @@ class MPMC(Plugin):
     ) -> None:
         super().__init__()
         for name, value in dict(alpha=alpha, beta=beta, gamma_pos=gamma_pos, gamma_neg=gamma_neg).items():
-            if value < 0:
-                raise ValueError(f'MPMC: {name} must be 0 or more, not {value}.')
+            if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+                raise ValueError(f'MPMC: {name} must be a finite number, 0 or more, not {value!r}.')
         if confidence not in ('logits', 'probabilities'):
             raise ValueError(f"MPMC: confidence must be 'logits' or 'probabilities', not {confidence!r}.")
         if not (labeled or patch_consistency):
@@ -88,7 +90,7 @@ class MPMC(Plugin):
         self.unsup_scale = alpha
         self.beta = beta
         self.position = position
-        self.pools = (pools,) if isinstance(pools, int) else tuple(pools)
+        self.pools = PatchClassifier.checked_pools(pools)
         self.norm_cfg = norm_cfg
         self.raw = raw
         self.channels = channels
@@ -100,31 +102,25 @@ class MPMC(Plugin):
 
     def head_configs(self, student: Branch, crop: tuple[int, int]) -> dict[str, dict]:
         """The classifier, fitted to the feature at ``position``, whose receptive fields are found here."""
-        segmentor, side = student.segmentor, 224
+        segmentor, planned = student.segmentor, student.dry_run(crop)
         # Some decoders have no feature in front of a classifier.
         decoder = ['decoder'] if getattr(segmentor.decode_head, 'conv_seg', None) is not None else []
-
-        def network(image: Tensor) -> tuple[Tensor, ...]:
-            levels = tuple(segmentor.extract_feat(image))
-            return (*levels, segmentor.decode_head(levels)) if self.position in decoder else levels
-
-        with evaluating(segmentor):
-            traced = receptive_fields(network, side)
-        stages = [f'stage{i + 1}' for i in range(len(traced))]
+        stages = [f'stage{i + 1}' for i in range(len(planned.features))]
         if self.position in stages:
-            source = dict(source='backbone', in_index=stages.index(self.position))
-            self.field, shape = traced[source['in_index']]
-            channels = shape[1]
+            source = seen = dict(source='backbone', in_index=stages.index(self.position))
+            channels = planned.feature(**seen).shape[1]
         elif self.position in decoder:
-            source = dict(source='decoder')
-            self.field, shape = traced[-1]
+            # The classifier is a 1x1 convolution: its scores see what the feature in front of it sees.
+            source, seen = dict(source='decoder'), dict(source='classifier')
             channels = segmentor.decode_head.channels
         else:
             raise ValueError(
                 f"MPMC: there is no position='{self.position}' in {type(segmentor.backbone).__name__} and "
                 f'{type(segmentor.decode_head).__name__}, which have {", ".join([*stages, *decoder])}.'
             )
-        height, width = (math.ceil(length * shape[2] / side) for length in crop)
+        with evaluating(student):
+            self.field = receptive_fields(lambda image: _without_data(student, image).feature(**seen), crop, 'meta')
+        height, width = planned.feature(**seen).shape[2:]
         if max((*self.pools, 1)) > min(height, width):
             raise ValueError(
                 f"MPMC: a window of {max(self.pools)} is larger than the feature map at position='{self.position}', "
@@ -215,6 +211,12 @@ def patch_targets(labels: Tensor, num_classes: int, field: Field, size: Sequence
         count = F.pad(present.cumsum(axis, dtype=torch.int32), before)
         present = count.index_select(axis, end) > count.index_select(axis, first)
     return present, present.any(1)
+
+
+def _without_data(branch: Branch, image: Tensor) -> BranchOutput:
+    """What ``branch`` makes of an image (1, 3, H, W) on the meta device; its own tensors stay where they are."""
+    own = (*branch.named_parameters(), *branch.named_buffers())
+    return functional_call(branch, {name: tensor.to('meta') for name, tensor in own}, (image,))
 
 
 @contextmanager
