@@ -12,6 +12,7 @@ import torch
 from mmengine.model import BaseModule
 from mmseg.models.utils import resize
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mmsemi.registry import MODELS
 
@@ -145,9 +146,20 @@ class Branch(BaseModule):
         return self._with_heads(features, logits, taps, images)
 
     @torch.no_grad()
-    def dry_run(self, size: tuple[int, int]) -> BranchOutput:
-        """What a pass of one image of ``size`` (H, W) gives, without computing: all tensors are on the meta device."""
-        return copy.deepcopy(self).to('meta').eval()(torch.empty(1, 3, *size, device='meta'))
+    def dry_run(self, image: Tensor) -> BranchOutput:
+        """What a pass in evaluation mode gives, without computing; nothing is copied or changed.
+
+        Args:
+            image (Tensor): On the meta device, (1, 3, H, W).
+        """
+        own = {name: tensor.to('meta') for name, tensor in (*self.named_parameters(), *self.named_buffers())}
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            return functional_call(self, own, (image,))
+        finally:
+            for module in training:
+                module.training = True
 
     def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
         """Score several views in one pass, so that they share batch statistics.

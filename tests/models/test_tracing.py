@@ -43,7 +43,7 @@ from mmsemi.models.modules.graph_ops import (
 from mmsemi.models.modules.label_graph import LabelGraph
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
 from mmsemi.models.parts import masked_average_pooling
-from mmsemi.models.plugins.mpmc import evaluating, patch_targets
+from mmsemi.models.plugins.mpmc import patch_targets
 from mmsemi.models.precision import full_precision, no_autocast, prediction_entropy, probabilities
 from mmsemi.models.pseudo_labels import (
     class_aware_labels,
@@ -146,7 +146,7 @@ CASES = [
     partial(PSEUDO.reweight, WEIGHT),
 ]
 # Contexts, and what runs before training.
-NO_COMPUTATION = {no_autocast, evaluating, receptive_fields}
+NO_COMPUTATION = {no_autocast, receptive_fields}
 
 
 def subject(case: partial):

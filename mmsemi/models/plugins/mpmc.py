@@ -7,12 +7,10 @@ https://arxiv.org/abs/2407.04036
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmsemi.models.branch import Branch, BranchOutput
@@ -47,7 +45,7 @@ class MPMC(Plugin):
             'decoder', the last one in front of the segmentor's classifier. Defaults to 'stage1'.
         pools (Sequence[int]): Windows over which the feature is averaged (s_0, s_1). Defaults to (7, 19).
         raw (bool): Whether the feature itself is classified beside its averages. Defaults to True.
-        channels (int): Width of the head's convolutions. Defaults to 64.
+        channels (int): Width of the head's convolutions. Defaults to 48.
         gamma_pos, gamma_neg (float): Exponents of eq. 3. Default to 0 and 1.
         labeled (bool): Learn patches of the labeled images, eq. 4. Defaults to True.
         patch_consistency (bool): Learn patches of the unlabeled images, eq. 6. Defaults to True.
@@ -68,7 +66,7 @@ class MPMC(Plugin):
         position: str = 'stage1',
         pools: Sequence[int] = (7, 19),
         raw: bool = True,
-        channels: int = 64,
+        channels: int = 48,
         gamma_pos: float = 0.0,
         gamma_neg: float = 1.0,
         labeled: bool = True,
@@ -102,7 +100,7 @@ class MPMC(Plugin):
 
     def head_configs(self, student: Branch, crop: tuple[int, int]) -> dict[str, dict]:
         """The classifier, fitted to the feature at ``position``, whose receptive fields are found here."""
-        segmentor, planned = student.segmentor, student.dry_run(crop)
+        segmentor, planned = student.segmentor, student.dry_run(torch.empty(1, 3, *crop, device='meta'))
         # Some decoders have no feature in front of a classifier.
         decoder = ['decoder'] if getattr(segmentor.decode_head, 'conv_seg', None) is not None else []
         stages = [f'stage{i + 1}' for i in range(len(planned.features))]
@@ -118,8 +116,7 @@ class MPMC(Plugin):
                 f"MPMC: there is no position='{self.position}' in {type(segmentor.backbone).__name__} and "
                 f'{type(segmentor.decode_head).__name__}, which have {", ".join([*stages, *decoder])}.'
             )
-        with evaluating(student):
-            self.field = receptive_fields(lambda image: _without_data(student, image).feature(**seen), crop, 'meta')
+        self.field = receptive_fields(lambda image: student.dry_run(image).feature(**seen), crop, 'meta')
         height, width = planned.feature(**seen).shape[2:]
         if max((*self.pools, 1)) > min(height, width):
             raise ValueError(
@@ -211,22 +208,3 @@ def patch_targets(labels: Tensor, num_classes: int, field: Field, size: Sequence
         count = F.pad(present.cumsum(axis, dtype=torch.int32), before)
         present = count.index_select(axis, end) > count.index_select(axis, first)
     return present, present.any(1)
-
-
-def _without_data(branch: Branch, image: Tensor) -> BranchOutput:
-    """What ``branch`` makes of an image (1, 3, H, W) on the meta device; its own tensors stay where they are."""
-    own = (*branch.named_parameters(), *branch.named_buffers())
-    return functional_call(branch, {name: tensor.to('meta') for name, tensor in own}, (image,))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within it, ``module`` and its parts are in evaluation mode and record no gradients."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part in training:
-            part.training = True

@@ -144,7 +144,8 @@ class CorrMatch(FixMatch):
 
     def _check_positions(self, num_shapes: int) -> None:
         """Refuse more shapes than the map has positions."""
-        height, width = self.student.dry_run(self.data_preprocessor.size).heads['correlation'].rows.shape[2:]
+        image = torch.empty(1, 3, *self.data_preprocessor.size, device='meta')
+        height, width = self.student.dry_run(image).heads['correlation'].rows.shape[2:]
         if num_shapes > height * width:
             raise ValueError(
                 f'model.num_shapes={num_shapes} asks for more rows than the correlation map has at this crop, '
