@@ -210,7 +210,8 @@ class ESL(SemiSegmentor):
         weight = counts / (counts.sum(1, keepdim=True).clamp(min=1) * self.num_classes)
         image, pixel = index.flatten() // classes[0].numel(), index.flatten() % classes[0].numel()
         anchors = features.flatten(2)[image, :, pixel]
-        bank = self.queues.value.flatten(0, 1)
+        # A copy: the queues move before the next step, and autograd must see what the loss saw.
+        bank = self.queues.value.flatten(0, 1).clone()
         return info_nce(anchors, bank, positives, negatives, self.temperature, weight.flatten())
 
     # Before training
