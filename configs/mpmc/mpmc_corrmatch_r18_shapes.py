@@ -1,3 +1,3 @@
 # Windows that fit a crop of 64 (16 x 16 locations at stride 4).
 _base_ = '../corrmatch/corrmatch_r18_shapes.py'
-model = dict(plugins=[dict(type='MPMC', pools=(3, 7), channels=32)])
+model = dict(plugins=[dict(type='MPMC', pools=(3, 7))])

@@ -432,7 +432,7 @@ def test_the_fields_are_those_of_the_crop():
 def test_the_defaults_are_the_papers():
     defaults = {name: x.default for name, x in inspect.signature(MPMC).parameters.items()}
     assert defaults == dict(
-        alpha=0.25, beta=0.15, position='stage1', pools=(7, 19), raw=True, channels=48, gamma_pos=0.0, gamma_neg=1.0,
+        alpha=0.25, beta=0.15, position='stage1', pools=(7, 19), raw=True, channels=32, gamma_pos=0.0, gamma_neg=1.0,
         labeled=True, patch_consistency=True, pixel_weight=True, confidence='logits', norm_cfg=None,
     )  # fmt: skip
     mpmc = MPMC()
@@ -446,7 +446,7 @@ def test_the_classifier_has_three_blocks_of_two_3x3_and_one_1x1_and_a_linear_lay
     head = PatchClassifier(in_channels=8, num_classes=4)
     assert head.pools == (7, 19) and head.raw and len(head.layers) == 10
     widths = [(layer.conv.in_channels, layer.conv.out_channels, layer.conv.kernel_size[0]) for layer in head.layers[:9]]
-    assert widths == [(24, 48, 3), (48, 48, 3), (48, 48, 1)] + 2 * [(48, 48, 3), (48, 48, 3), (48, 48, 1)]
+    assert widths == [(24, 32, 3), (32, 32, 3), (32, 32, 1)] + 2 * [(32, 32, 3), (32, 32, 3), (32, 32, 1)]
     assert all(layer.with_norm and layer.with_activation for layer in head.layers[:9])
     assert isinstance(head.layers[9], nn.Conv2d) and head.layers[9].kernel_size == (1, 1)
 

@@ -29,7 +29,7 @@ class PatchClassifier(BaseModule):
         in_index (int): Which level of the backbone. Defaults to 0, the first.
         pools (Sequence[int]): Odd sizes of the windows; none leaves the feature alone. Defaults to (7, 19).
         raw (bool): Whether the feature itself is among the scales. Defaults to True.
-        channels (int): Width of the convolutions. Defaults to 48.
+        channels (int): Width of the convolutions. Defaults to 32.
         num_blocks (int): Number of blocks. Defaults to 3.
         norm_cfg, act_cfg (dict): Layers of the blocks.
 
@@ -45,7 +45,7 @@ class PatchClassifier(BaseModule):
         in_index: int = 0,
         pools: Sequence[int] = (7, 19),
         raw: bool = True,
-        channels: int = 48,
+        channels: int = 32,
         num_blocks: int = 3,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,

@@ -45,7 +45,7 @@ class MPMC(Plugin):
             'decoder', the last one in front of the segmentor's classifier. Defaults to 'stage1'.
         pools (Sequence[int]): Windows over which the feature is averaged (s_0, s_1). Defaults to (7, 19).
         raw (bool): Whether the feature itself is classified beside its averages. Defaults to True.
-        channels (int): Width of the head's convolutions. Defaults to 48.
+        channels (int): Width of the head's convolutions. Defaults to 32.
         gamma_pos, gamma_neg (float): Exponents of eq. 3. Default to 0 and 1.
         labeled (bool): Learn patches of the labeled images, eq. 4. Defaults to True.
         patch_consistency (bool): Learn patches of the unlabeled images, eq. 6. Defaults to True.
@@ -66,7 +66,7 @@ class MPMC(Plugin):
         position: str = 'stage1',
         pools: Sequence[int] = (7, 19),
         raw: bool = True,
-        channels: int = 48,
+        channels: int = 32,
         gamma_pos: float = 0.0,
         gamma_neg: float = 1.0,
         labeled: bool = True,
