@@ -111,6 +111,11 @@ class Streams:
     unlabeled_gt: Tensor | None = None
     labeled_mix: Mix | None = None
 
+    def strong_views(self) -> dict[str, Tensor]:
+        """The strong views, mixed, by name: 'strong_0', 'strong_1', ..., each (Bu, 3, H, W)."""
+        pairs = zip(self.strong, self.mix, strict=True)
+        return {f'strong_{i}': mix.images(strong) for i, (strong, mix) in enumerate(pairs)}
+
     def own(self, i: int) -> Tensor:
         """Where strong view ``i``, before it is mixed, shows the unlabeled images themselves, bool, (Bu, H, W)."""
         return self.valid & ~self.pasted[i].mask if self.pasted else self.valid

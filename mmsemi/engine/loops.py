@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from mmengine.evaluator import Evaluator
@@ -14,16 +15,29 @@ from mmsemi.registry import LOOPS
 from .utils import segmentor_of
 
 
-def _check_data(dataloader: DataLoader | dict, key: str) -> None:
-    if isinstance(dataloader, dict):
-        # Importing mmseg's data sets takes seconds and prints, which is too much for a tool's --help.
-        from mmsemi.datasets import check_evaluation_data
+class _CheckedLoop:
+    """Checks the data before the loop builds its loader."""
 
-        check_evaluation_data(dataloader['dataset'], key)
+    data_key = ''
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        fp16: bool = False,
+        check_files: bool = True,
+    ) -> None:
+        if check_files and isinstance(dataloader, dict):
+            # Importing mmseg's data sets takes seconds and prints, which is too much for a tool's --help.
+            from mmsemi.datasets import check_evaluation_data
+
+            check_evaluation_data(dataloader['dataset'], self.data_key)
+        super().__init__(runner, dataloader, evaluator, fp16)
 
 
 @LOOPS.register_module()
-class TeacherStudentValLoop(ValLoop):
+class TeacherStudentValLoop(_CheckedLoop, ValLoop):
     """Evaluate each branch of the model; metrics are named ``student/mIoU``, ``teacher/mIoU``.
 
     Images are read once and scored by each branch. Checkpoints pick the best by one of the names. The Runner makes this
@@ -41,17 +55,10 @@ class TeacherStudentValLoop(ValLoop):
         FileNotFoundError, ValueError, RuntimeError: Those of :func:`mmsemi.datasets.check_evaluation_data`.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict,
-        evaluator: Evaluator | dict | list,
-        fp16: bool = False,
-        check_files: bool = True,
-    ) -> None:
-        if check_files:
-            _check_data(dataloader, 'val_dataloader')
-        super().__init__(runner, dataloader, evaluator, fp16)
+    data_key = 'val_dataloader'
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._branch_evaluators = {}
 
     def run(self) -> dict[str, float]:
@@ -89,20 +96,10 @@ class TeacherStudentValLoop(ValLoop):
 
 
 @LOOPS.register_module()
-class CheckedTestLoop(TestLoop):
+class CheckedTestLoop(_CheckedLoop, TestLoop):
     """mmengine's ``TestLoop`` over data that is checked first.
 
     Arguments and errors are those of :class:`TeacherStudentValLoop`.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict,
-        evaluator: Evaluator | dict | list,
-        fp16: bool = False,
-        check_files: bool = True,
-    ) -> None:
-        if check_files:
-            _check_data(dataloader, 'test_dataloader')
-        super().__init__(runner, dataloader, evaluator, fp16)
+    data_key = 'test_dataloader'

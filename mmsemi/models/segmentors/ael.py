@@ -23,6 +23,7 @@ from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, Mix, PseudoLabel, Streams
 
 from .fixmatch import MeanTeacher
+from .semi_segmentor import check_settings
 
 _SAMPLED = ('consistency', 'supervised')
 
@@ -73,7 +74,8 @@ class AEL(MeanTeacher):
         **kwargs,
     ) -> None:
         super().__init__(threshold=threshold, **kwargs)
-        for name, value, fits, mend in (
+        check_settings(
+            'AEL',
             ('min_area', min_area, 0 <= min_area < 1, 'lie in [0, 1)'),
             ('region_stride', region_stride, region_stride >= 1, 'be 1 or more'),
             ('copy_paste_prob', copy_paste_prob, 0 <= copy_paste_prob <= 1, 'lie in [0, 1]'),
@@ -81,9 +83,7 @@ class AEL(MeanTeacher):
             ('sampled', sampled, sampled in _SAMPLED, f'be one of {", ".join(_SAMPLED)}'),
             ('confidence_power', confidence_power, confidence_power >= 0, 'be 0 or more'),
             ('labeled_weight', labeled_weight, labeled_weight >= 0, 'be 0 or more'),
-        ):
-            if not fits:
-                raise ValueError(f'AEL: model.{name} must {mend}, not {value}.')
+        )
         if adaptive_cutmix and self.data_preprocessor.cutmix is None:
             raise ValueError(
                 'AEL: model.data_preprocessor.cutmix says which images are mixed; set it, or '
@@ -97,13 +97,8 @@ class AEL(MeanTeacher):
         self.sampled = sampled
         self.confidence_power = confidence_power
         self.labeled_weight = labeled_weight
+        self.labeled_guide = labeled_weight > 0
         self.confidence = ClassConfidence(self.num_classes, confidence_momentum)
-
-    @torch.no_grad()
-    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
-        """The teacher on the weak view, and for the consistency on labeled images on these, in one pass."""
-        labeled = {'guide_labeled': streams.labeled} if self.labeled_weight else {}
-        return self.teacher.forward_together(**labeled, guide=streams.weak)
 
     # Adaptive augmentation
 

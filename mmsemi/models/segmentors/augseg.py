@@ -70,7 +70,7 @@ class AugSeg(MeanTeacher):
 
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled, weak and mixed strong views in one pass."""
-        return self.student.forward_together(labeled=streams.labeled, weak=streams.weak, **self.strong_views(streams))
+        return self.student.forward_together(labeled=streams.labeled, weak=streams.weak, **streams.strong_views())
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Cross-entropy of each strong view to the teacher's labels and, in the labeled boxes, the ground truth."""

@@ -155,7 +155,7 @@ class CorrMatch(FixMatch):
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled, weak and perturbed weak views in one pass, the mixed strong view in another."""
         first = self.student.forward_perturbed(self.perturb, 1, labeled=streams.labeled, weak=streams.weak)
-        return {**first, 'guide': first['weak'], **self.student.forward_together(**self.strong_views(streams))}
+        return {**first, 'guide': first['weak'], **self.student.forward_together(**streams.strong_views())}
 
     def propagated(self, out: BranchOutput) -> Tensor:
         """z of eq. 5, at the crop's resolution: (B, C, H, W)."""

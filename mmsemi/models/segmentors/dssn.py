@@ -112,7 +112,7 @@ class DSSN(FixMatch):
         copies = 2 if 'high' in used else 0
         views = self.student.forward_perturbed(self.perturb, copies, labeled=streams.labeled, weak=streams.weak)
         if 'low' in used:
-            views.update(self.student.forward_together(**self.strong_views(streams)))
+            views.update(self.student.forward_together(**streams.strong_views()))
         return {**views, 'guide': views['weak']}
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from mmsemi.models.sampling import draw_per_class
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, Mix, PseudoLabel, Streams
 
-from .semi_segmentor import SemiSegmentor
+from .semi_segmentor import SemiSegmentor, check_settings
 
 
 @MODELS.register_module()
@@ -84,7 +84,8 @@ class ESL(SemiSegmentor):
         # Without contrast the projector would learn nothing.
         super().__init__(heads=heads if contrast_weight else None, **kwargs)
         classes = self.num_classes
-        for name, value, fits, mend in (
+        check_settings(
+            'ESL',
             ('dominant_mass', dominant_mass, 0 < dominant_mass <= 1, 'lie in (0, 1]'),
             ('top_n', top_n, top_n is None or 1 <= top_n <= classes, f'lie between 1 and the {classes} classes'),
             ('soft_weight', soft_weight, soft_weight >= 0, 'be 0 or more'),
@@ -98,13 +99,12 @@ class ESL(SemiSegmentor):
             ('anchor_ratio', anchor_ratio, 0 < anchor_ratio <= 1, 'lie in (0, 1]'),
             ('max_anchors', max_anchors, max_anchors >= 1, 'be 1 or more'),
             ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n == 1, 'be 1'),
-        ):
-            if not fits:
-                raise ValueError(f'ESL: model.{name} must {mend}, not {value}.')
+        )
         self.dominant_mass = dominant_mass
         self.top_n = top_n
         self.soft_weight = soft_weight
         self.contrast_weight = contrast_weight
+        self.labeled_guide = contrast_weight > 0
         self.threshold = threshold
         self.prototype_samples = prototype_samples
         self.negatives = negatives
@@ -129,14 +129,7 @@ class ESL(SemiSegmentor):
 
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled and CutMixed view in one pass."""
-        strong = streams.mix[0].images(streams.strong[0])
-        return self.student.forward_together(labeled=streams.labeled, strong_0=strong)
-
-    @torch.no_grad()
-    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
-        """The teacher on the weak view, and with the contrast on the labeled images, in one pass."""
-        labeled = {'guide_labeled': streams.labeled} if self.contrast_weight else {}
-        return self.teacher.forward_together(**labeled, guide=streams.weak)
+        return self.student.forward_together(labeled=streams.labeled, **streams.strong_views())
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """The second and third term of eq. 11."""

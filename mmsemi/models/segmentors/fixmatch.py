@@ -6,7 +6,6 @@ Mean teachers are better role models, https://arxiv.org/abs/1703.01780
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmsemi.models.branch import BranchOutput
@@ -45,13 +44,7 @@ class FixMatch(SemiSegmentor):
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled and weak views in one pass, the mixed strong views in another."""
         first = self.student.forward_together(labeled=streams.labeled, weak=streams.weak)
-        return {**first, 'guide': first['weak'], **self.student.forward_together(**self.strong_views(streams))}
-
-    @staticmethod
-    def strong_views(streams: Streams) -> dict[str, Tensor]:
-        """The mixed strong views by name, 'strong_0', 'strong_1', ..."""
-        pairs = zip(streams.strong, streams.mix, strict=True)
-        return {f'strong_{i}': mix.images(strong) for i, (strong, mix) in enumerate(pairs)}
+        return {**first, 'guide': first['weak'], **self.student.forward_together(**streams.strong_views())}
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Cross-entropy of each strong view to the guide's labels, averaged over the strong views."""
@@ -77,9 +70,4 @@ class MeanTeacher(FixMatch):
 
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled and mixed strong views in one pass."""
-        return self.student.forward_together(labeled=streams.labeled, **self.strong_views(streams))
-
-    @torch.no_grad()
-    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
-        """The teacher on the weak view."""
-        return {'guide': self.teacher(streams.weak)}
+        return self.student.forward_together(labeled=streams.labeled, **streams.strong_views())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -42,6 +43,8 @@ class SemiSegmentor(BaseSegmentor):
     """
 
     has_teacher = False
+    # Whether the teacher looks at the labeled images, too.
+    labeled_guide = False
 
     def __init__(
         self,
@@ -157,9 +160,16 @@ class SemiSegmentor(BaseSegmentor):
             **add_prefix(_weighted(unsupervised, self.unsup_factor()), 'unsup'),
         }
 
+    @torch.no_grad()
     def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
-        """Run the teacher, where there is one; 'guide', its output of the weak view, is one of the views."""
-        return {}
+        """Run the teacher, where there is one, on the weak view: 'guide'.
+
+        With ``labeled_guide``, 'guide_labeled', the labeled images, are in the same pass.
+        """
+        if not self.has_teacher:
+            return {}
+        labeled = {'guide_labeled': streams.labeled} if self.labeled_guide else {}
+        return self.teacher.forward_together(**labeled, guide=streams.weak)
 
     def adapt_streams(self, streams: Streams, guides: dict[str, BranchOutput]) -> Streams:
         """Mix the images by what the teacher sees in them; by default they stay as they are."""
@@ -238,6 +248,21 @@ class SemiSegmentor(BaseSegmentor):
 
     def _forward(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
         return getattr(self, self.predict_on)(inputs).logits
+
+
+def check_settings(method: str, *settings: tuple[str, Any, bool, str]) -> None:
+    """Refuse settings of a method that are out of range.
+
+    Args:
+        method (str): Name of the method.
+        *settings (tuple[str, Any, bool, str]): Key below ``model``, value, whether it fits, and what it must do.
+
+    Raises:
+        ValueError: For the first that does not fit.
+    """
+    for name, value, fits, mend in settings:
+        if not fits:
+            raise ValueError(f'{method}: model.{name} must {mend}, not {value}.')
 
 
 def _weighted(terms: dict[str, Tensor], factor: float | Tensor) -> dict[str, Tensor]:

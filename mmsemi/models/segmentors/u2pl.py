@@ -21,7 +21,7 @@ from mmsemi.models.thresholds import quantiles
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, Mix, PseudoLabel, Streams
 
-from .semi_segmentor import SemiSegmentor
+from .semi_segmentor import SemiSegmentor, check_settings
 
 _HEAD = 'representation'
 _KINDS = ('unreliable', 'reliable', 'all')
@@ -94,7 +94,8 @@ class U2PL(SemiSegmentor):
         # Without contrast the representation would learn nothing.
         super().__init__(heads=heads if contrast_weight else None, **kwargs)
         classes, shortest = self.num_classes, min(queue_length, background_length)
-        for name, value, fits, mend in (
+        check_settings(
+            'U2PL',
             ('unreliable', unreliable, 0 <= unreliable < 1, 'lie in [0, 1)'),
             ('pseudo_weight', pseudo_weight, pseudo_weight >= 0, 'be 0 or more'),
             ('contrast_weight', contrast_weight, contrast_weight >= 0, 'be 0 or more'),
@@ -111,13 +112,12 @@ class U2PL(SemiSegmentor):
             ('background_length', background_length, background_length >= 1, 'be 1 or more'),
             ('keys_per_step', keys_per_step, 1 <= keys_per_step <= shortest, f'lie within a queue, 1 to {shortest}'),
             ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n == 1, 'be 1'),
-        ):
-            if not fits:
-                raise ValueError(f'U2PL: model.{name} must {mend}, not {value}.')
+        )
         self.unreliable = unreliable
         self.dynamic_partition = dynamic_partition
         self.pseudo_weight = pseudo_weight
         self.contrast_weight = contrast_weight
+        self.labeled_guide = contrast_weight > 0
         self.threshold = threshold
         self.confident = confident
         self.low_rank = low_rank
@@ -138,14 +138,7 @@ class U2PL(SemiSegmentor):
 
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled and CutMixed view in one pass."""
-        strong = streams.mix[0].images(streams.strong[0])
-        return self.student.forward_together(labeled=streams.labeled, strong_0=strong)
-
-    @torch.no_grad()
-    def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
-        """The teacher on the weak view, and with the contrast on the labeled images, in one pass."""
-        labeled = {'guide_labeled': streams.labeled} if self.contrast_weight else {}
-        return self.teacher.forward_together(**labeled, guide=streams.weak)
+        return self.student.forward_together(labeled=streams.labeled, **streams.strong_views())
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Cross-entropy to the reliable pseudo-labels, and the contrast."""

@@ -59,7 +59,7 @@ class UniMatch(FixMatch):
         """Labeled, weak and perturbed weak views in one pass, the mixed strong views in another."""
         copies = 1 if self.feature_weight else 0
         first = self.student.forward_perturbed(self.perturb, copies, labeled=streams.labeled, weak=streams.weak)
-        return {**first, 'guide': first['weak'], **self.student.forward_together(**self.strong_views(streams))}
+        return {**first, 'guide': first['weak'], **self.student.forward_together(**streams.strong_views())}
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Cross-entropy of the strong views and of the perturbed features to the labels of the weak view."""
