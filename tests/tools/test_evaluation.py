@@ -101,3 +101,11 @@ def test_a_mask_with_an_id_outside_the_classes_is_told_before_anything_is_predic
         with pytest.raises(ValueError, match=rf'{name}\.png holds the label id 77, outside the \d classes'):
             run(*option)
     assert not list((tmp_path / 'out').glob('*.png'))
+
+
+def test_an_image_that_is_missing_is_named_with_the_loader_that_asks_for_it(run, tmp_path):
+    dataset = Config.fromfile(tmp_path / 'config.py').test_dataloader.dataset
+    name = (Path(dataset.data_root) / dataset.ann_file).read_text().split()[-1]
+    (Path(dataset.data_root) / 'JPEGImages' / f'{name}.jpg').unlink()
+    with pytest.raises(FileNotFoundError, match=rf'test_dataloader: 1 of 2 images are missing, the first is .*{name}'):
+        run()
