@@ -5,6 +5,7 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 default_hooks = dict(
+    runtime_info=dict(type='DeferredRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),

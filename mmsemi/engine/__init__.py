@@ -1,5 +1,6 @@
 from .checkpoint_fit_hook import CheckpointFitHook
 from .confidence_hook import ConfidenceHook
+from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .dynamic_threshold_hook import DynamicThresholdHook
 from .ema_teacher_hook import EMATeacherHook
 from .finite_loss_hook import FiniteLossHook
@@ -15,6 +16,7 @@ __all__ = [
     'CheckpointFitHook',
     'CheckedTestLoop',
     'ConfidenceHook',
+    'DeferredRuntimeInfoHook',
     'DynamicThresholdHook',
     'EMATeacherHook',
     'FiniteLossHook',

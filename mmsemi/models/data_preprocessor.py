@@ -1,4 +1,8 @@
-"""From the workers' uint8 crops to the views of a training step, on the device, whole batches at a time."""
+"""From the workers' uint8 crops to the views of a training step, on the device, whole batches at a time.
+
+A batch is laid together on the host and sent in one piece, from pinned memory, so that the host need not wait for what
+the device still has to do.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,7 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         if not training:
             return super().forward(data, training=False)
         with torch.no_grad():
-            return dict(inputs=self._streams(self.cast_data(data)), data_samples=None)
+            return dict(inputs=self._streams(data), data_samples=None)
 
     def _streams(self, data: dict) -> Streams:
         samples = data['data_samples']
@@ -56,21 +60,22 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         if not all(labeled[:count]):
             raise ValueError('A training batch must hold its labeled images first; use StreamSampler.')
 
-        pixels, valid = self._pad(data['inputs'])
+        pixels, valid = (self._send(part) for part in self._pad(data['inputs']))
+        pixels = self._to_rgb(pixels)
         unlabeled, valid_u = pixels[count:], valid[count:]
         have_gt = count < len(samples) and all('gt_sem_seg' in sample for sample in samples[count:])
         return Streams(
             labeled=self._normalise(pixels[:count], valid[:count]),
-            labels=self._label_maps(samples[:count], pixels),
+            labels=self._send(self._label_maps(samples[:count])),
             weak=self._normalise(unlabeled, valid_u),
             strong=tuple(self._normalise(self._change(unlabeled), valid_u) for _ in range(self.num_strong)),
             valid=valid_u,
             mix=tuple(self._draw_mix(valid_u) for _ in range(self.num_strong)),
-            unlabeled_gt=self._label_maps(samples[count:], pixels) if have_gt else None,
+            unlabeled_gt=self._send(self._label_maps(samples[count:])) if have_gt else None,
         )
 
     def _pad(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Stack uint8 images to RGB in [0, 1], (B, 3, H, W), and say which pixels are theirs, (B, H, W)."""
+        """Stack uint8 images to (B, 3, H, W), and say which pixels are theirs, (B, H, W)."""
         height, width = self.size
         for image in images:
             if image.shape[1] > height or image.shape[2] > width:
@@ -83,17 +88,23 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         for i, image in enumerate(images):
             pixels[i, :, : image.shape[1], : image.shape[2]] = image
             valid[i, : image.shape[1], : image.shape[2]] = True
-        if self._channel_conversion:
-            pixels = pixels.flip(1)
-        return pixels.float() / 255, valid
+        return pixels, valid
 
-    def _label_maps(self, samples: list, like: Tensor) -> Tensor:
-        height, width = self.size
-        labels = torch.full((len(samples), height, width), self.seg_pad_val, dtype=torch.long, device=like.device)
+    def _label_maps(self, samples: list) -> Tensor:
+        labels = torch.full((len(samples), *self.size), self.seg_pad_val, dtype=torch.long)
         for i, sample in enumerate(samples):
             label = sample.gt_sem_seg.data[0]
             labels[i, : label.shape[0], : label.shape[1]] = label
         return labels
+
+    def _send(self, x: Tensor) -> Tensor:
+        if x.is_cpu and self.device.type == 'cuda':
+            x = x.pin_memory()
+        return x.to(self.device, non_blocking=True)
+
+    def _to_rgb(self, pixels: Tensor) -> Tensor:
+        """From uint8 to RGB in [0, 1]."""
+        return (pixels.flip(1) if self._channel_conversion else pixels).float() / 255
 
     def _change(self, images: Tensor) -> Tensor:
         return self.strong(images) if self.strong and len(images) else images

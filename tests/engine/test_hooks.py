@@ -1,18 +1,21 @@
 """Hooks, one by one, on a runner that is only as real as they need."""
 
 import logging
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from mmengine.hooks import LoggerHook
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.logging import MessageHub
 from mmseg.structures import SegDataSample
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmsemi.engine import (
     CheckpointFitHook,
+    DeferredRuntimeInfoHook,
     EMATeacherHook,
     FiniteLossHook,
     ProgressHook,
@@ -21,6 +24,7 @@ from mmsemi.engine import (
     unreadable_image_hook,
 )
 from tests import tiny
+from tests.host_round_trips import HostRoundTrip, no_host_round_trip
 
 
 def runner(model, **kwargs) -> SimpleNamespace:
@@ -145,6 +149,50 @@ def skips(*paths: str) -> dict:
 def logging_runner(**kwargs) -> SimpleNamespace:
     """A runner whose log is written every two of the five iterations of an epoch."""
     return runner(nn.Identity(), hooks=[LoggerHook(interval=2)], train_dataloader=range(5), **kwargs)
+
+
+def steps_of_logged_run(hook, length: int = 10, interval: int = 4) -> Iterator[SimpleNamespace]:
+    """Train a model that is nowhere, with a loss of its own each step; one more each third step. Yields after each."""
+    loader = DataLoader(range(10))
+    at = runner(
+        nn.Identity(), hooks=[LoggerHook(interval=interval), hook], epoch=0, max_epochs=1, max_iters=length,
+        train_dataloader=loader, message_hub=MessageHub('losses'),
+    )  # fmt: skip
+    hook.before_train(at)
+    for at.iter in range(length):
+        losses = {'loss': torch.full((), at.iter / 7)}
+        if at.iter % 3 == 0:
+            losses['extra'] = torch.full((), at.iter, dtype=torch.bfloat16)
+        hook.after_train_iter(at, at.iter, None, losses)
+        yield at
+    hook.after_train(at)
+
+
+def history(at: SimpleNamespace) -> dict[str, list[float]]:
+    return {name: buffer.data[0].tolist() for name, buffer in at.message_hub.log_scalars.items()}
+
+
+def test_deferred_losses_are_those_of_mmengine_wherever_the_log_is_written():
+    runs = zip(steps_of_logged_run(DeferredRuntimeInfoHook()), steps_of_logged_run(RuntimeInfoHook()), strict=True)
+    for step, (ours, theirs) in enumerate(runs, 1):
+        if step in (4, 8, 10):  # of ten steps an epoch
+            assert history(ours) == history(theirs) and len(history(ours)['train/loss']) == step
+
+
+def test_losses_stay_on_the_device_in_between():
+    steps = steps_of_logged_run(DeferredRuntimeInfoHook())
+    for _ in range(2):
+        with no_host_round_trip():
+            for _ in range(3):
+                next(steps)
+        assert len(history(next(steps))['train/loss']) % 4 == 0
+    with pytest.raises(HostRoundTrip), no_host_round_trip():
+        next(steps_of_logged_run(RuntimeInfoHook()))
+
+
+def test_losses_after_the_last_line_of_the_log_are_kept():
+    *_, at = steps_of_logged_run(DeferredRuntimeInfoHook(), length=7)
+    assert len(history(at)['train/loss']) == 7
 
 
 def test_skipped_images_are_named_once_and_counted(caplog):

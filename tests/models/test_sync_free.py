@@ -1,7 +1,8 @@
 """A step never waits for the device: no value of a tensor comes to the host, and no shape depends on one.
 
-The claim covers ``model.loss``, the backward pass, the EMA and the commits. The preprocessor is outside of it: kornia
-draws each sample's parameters on the host.
+The claim covers the batch's way to the device, ``model.loss``, the backward pass, the EMA and the commits, and on a GPU
+the strong views: kornia draws each sample's parameters on the host, which a guard on a CPU cannot tell from values of
+the device.
 """
 
 import dataclasses
@@ -13,75 +14,14 @@ import torch
 from mmengine.hooks import Hook
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsemi import engine
 from mmsemi.engine.commit_hook import CommitHook
 from mmsemi.models.step_state import StepState
+from mmsemi.registry import MODELS
 from mmsemi.structures import Mix, Streams
 from tests import tiny
-
-# By the names of operators, since their overloads do not matter.
-VALUE_ON_HOST = {
-    '_local_scalar_dense',  # item, bool, int, float, a tensor as an index or in a range
-    'equal',
-    'allclose',
-    '_linalg_check_errors',
-    'multinomial',  # checks the probabilities' range on the host, whatever the device
-    'lift_fresh',  # torch.tensor of numbers or lists, new_tensor, an index that is a list: a copy that waits
-}
-SHAPE_BY_VALUE = {
-    'nonzero',  # and torch.where and argwhere of one argument
-    'masked_select',
-    '_unique2',
-    'unique_dim',
-    'unique_consecutive',
-    'unique_dim_consecutive',
-    'bincount',
-}
-INDEXING = {'index', 'index_put', 'index_put_'}
-# Of these nothing reaches the dispatcher on a CPU.
-TO_HOST = {'cpu', 'tolist', 'numpy', '__array__'}
-
-
-class HostRoundTrip(AssertionError):
-    """An operation would wait for the device."""
-
-
-class _Dispatch(TorchDispatchMode):
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = function.overloadpacket.__name__
-        by_mask = name in INDEXING and any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
-        repeats = name == 'repeat_interleave' and kwargs.get('output_size') is None
-        if name in VALUE_ON_HOST | SHAPE_BY_VALUE or by_mask or repeats:
-            raise HostRoundTrip(f'{function}')
-        return function(*args, **kwargs)
-
-
-class _Function(TorchFunctionMode):
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = getattr(function, '__name__', '')
-        to_host = name == 'to' and any(str(x) == 'cpu' for x in (*args[1:], *kwargs.values()))
-        if name in TO_HOST or to_host:
-            raise HostRoundTrip(f'Tensor.{name}')
-        return function(*args, **kwargs)
-
-
-class no_host_round_trip:
-    """Context in which, on a CPU too, whatever would make the host wait for a device raises :class:`HostRoundTrip`."""
-
-    def __enter__(self) -> None:
-        self.modes = [_Function(), _Dispatch()]
-        for mode in self.modes:
-            mode.__enter__()
-
-    def __exit__(self, *error) -> None:
-        for mode in reversed(self.modes):
-            mode.__exit__(*error)
-
+from tests.host_round_trips import HostRoundTrip, no_host_round_trip
 
 X = torch.rand(2, 3)
 MASK = X > 0.5
@@ -170,12 +110,16 @@ def test_the_guard_sees_the_backward_pass():
             total.backward()
 
 
-def views(method: str, plugins: Sequence[dict] = ()) -> tuple[nn.Module, Streams]:
-    """A model in training and a batch with padding, void labels, CutMix and ground truth for the log."""
+def model_of(method: str, plugins: Sequence[dict] = ()) -> nn.Module:
+    """A model in training."""
     threshold = {} if method == 'Supervised' else dict(threshold=0.2)
-    model = tiny.build(method, plugins=list(plugins), **threshold).train()
+    return tiny.build(method, plugins=list(plugins), **threshold).train()
+
+
+def views(model: nn.Module) -> Streams:
+    """A batch with padding, void labels, CutMix and ground truth for the log."""
     streams = tiny.streams_for(model)
-    return model, dataclasses.replace(streams, unlabeled_gt=torch.zeros_like(streams.valid).long())
+    return dataclasses.replace(streams, unlabeled_gt=torch.zeros_like(streams.valid).long())
 
 
 def hooks_of(model: nn.Module, runner: SimpleNamespace) -> list[Hook]:
@@ -201,10 +145,19 @@ def step(model: nn.Module, streams: Streams, hooks: list[Hook], runner: SimpleNa
         hook.after_train_iter(runner, 0, None, losses)
 
 
+@pytest.mark.parametrize('cutmix', ['CutMix', 'BetaCutMix'])
+def test_a_batch_goes_to_the_device_without_a_wait(cutmix):
+    cfg = {**tiny.PREPROCESSOR, 'strong': None, 'cutmix': dict(type=cutmix), 'num_strong': 2}
+    preprocessor = MODELS.build(cfg)
+    with no_host_round_trip():
+        preprocessor(tiny.batch(gt=True), training=True)
+
+
 @pytest.mark.parametrize('plugins', [[], [tiny.MPMC]], ids=['alone', 'with MPMC'])
 @pytest.mark.parametrize('method', tiny.METHODS)
 def test_a_step_has_no_host_round_trip(method, plugins):
-    model, streams = views(method, plugins)
+    model = model_of(method, plugins)
+    streams = views(model)
     runner = SimpleNamespace(model=model, iter=0, optim_wrapper=SimpleNamespace())
     hooks = hooks_of(model, runner)
     for _ in range(2):  # before and after the states saw something
@@ -214,7 +167,7 @@ def test_a_step_has_no_host_round_trip(method, plugins):
 
 def test_every_state_of_every_method_is_committed_in_that_step():
     for method in tiny.METHODS:
-        model, _ = views(method)
+        model = model_of(method)
         hooks = hooks_of(model, SimpleNamespace(model=model))
         kinds = tuple(hook.kind for hook in hooks if isinstance(hook, CommitHook))
         states = [module for module in model.modules() if isinstance(module, StepState)]
@@ -240,7 +193,8 @@ def put_on_imagined_gpu(model: nn.Module, imagine) -> None:
 
 @pytest.mark.parametrize('method', tiny.METHODS)
 def test_losses_and_commits_need_no_value_and_no_tensor_of_the_host_on_a_gpu_without_one(method):
-    model, streams = views(method)
+    model = model_of(method)
+    streams = views(model)
     with FakeTensorMode():
         # Tensors that have a shape and a device, and no values.
         def imagine(x):
@@ -258,13 +212,13 @@ def test_losses_and_commits_need_no_value_and_no_tensor_of_the_host_on_a_gpu_wit
 @pytest.mark.parametrize('plugins', [[], [tiny.MPMC]], ids=['alone', 'with MPMC'])
 @pytest.mark.parametrize('method', tiny.METHODS)
 def test_a_step_on_a_gpu_never_waits(method, plugins):
-    model, streams = views(method, plugins)
-    model, streams = model.cuda(), moved(streams, torch.Tensor.cuda)
+    model = model_of(method, plugins).cuda()
+    batch = tiny.batch(gt=True)
     runner = SimpleNamespace(model=model, iter=0, optim_wrapper=SimpleNamespace())
     hooks = hooks_of(model, runner)
-    step(model, streams, hooks, runner)  # libraries may wait when they are first used
+    step(model, model.data_preprocessor(batch, True)['inputs'], hooks, runner)  # libraries wait when first used
     torch.cuda.set_sync_debug_mode('error')
     try:
-        step(model, streams, hooks, runner)
+        step(model, model.data_preprocessor(batch, True)['inputs'], hooks, runner)
     finally:
         torch.cuda.set_sync_debug_mode('default')

@@ -89,13 +89,16 @@ class RandomIntensity:
         drawn = torch.rand(batch, len(self.operations)).argsort(1)[:, : self.max_ops]
         count = torch.randint(1, self.max_ops + 1, (batch, 1))
         drawn = drawn.masked_fill(torch.arange(self.max_ops) >= count, -1)
-        strengths = torch.rand(batch, self.max_ops).to(images.device, images.dtype, non_blocking=True)
+        strengths = torch.rand(batch, self.max_ops, dtype=images.dtype)
+        sent = strengths.to(images.device, non_blocking=True)
         for position in range(self.max_ops):
-            for number, change in enumerate(self.operations.values()):
+            for number, (name, change) in enumerate(self.operations.items()):
                 rows = (drawn[:, position] == number).nonzero()[:, 0]
                 if len(rows):
+                    # kornia looks at the width of a blur on the host.
+                    strength = strengths[rows, position]
                     rows = rows.to(images.device, non_blocking=True)
-                    changed = change(images[rows], strengths[rows, position])
+                    changed = change(images[rows], strength if name == 'blur' else sent[rows, position])
                     images.index_copy_(0, rows, changed.clamp(0, 1))
         return images
 
