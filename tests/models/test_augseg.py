@@ -162,7 +162,7 @@ def test_plugins_weigh_the_teachers_labels_and_not_the_ground_truth():
         (dict(label_prob=1.5), r'model.label_prob must lie in \[0, 1\]'),
         (dict(label_prob=-0.1), r'model.label_prob must lie in \[0, 1\]'),
         (dict(label_box=dict(type='BetaCutMix', beta=(0, 2))), 'beta must be two whole numbers'),
-        (dict(preprocessor=dict(num_strong=0)), 'num_strong >= 1'),
+        (dict(preprocessor=dict(num_strong=0)), 'num_strong must be 1 or more'),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments, message):

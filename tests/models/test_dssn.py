@@ -184,17 +184,17 @@ def test_the_log_tells_of_the_labels_of_both_guides():
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(threshold=0.0), r'model.threshold and model.class_ratio must lie in \(0, 1\]'),
+        (dict(threshold=0.0), r'model.threshold must lie in \(0, 1\], or model.class_aware be False, not 0.0'),
         (dict(threshold=1.5), r'model.threshold must lie in \[0, 1\]'),
-        (dict(class_ratio=0.0), 'set model.class_aware=False'),
-        (dict(class_ratio=1.1), 'set model.class_aware=False'),
-        (dict(contrast_weight=-1), 'contrast_weight, label_weight and loss_scale must be 0 or more'),
-        (dict(label_weight=-1), 'contrast_weight, label_weight and loss_scale must be 0 or more'),
-        (dict(loss_scale=-1), 'contrast_weight, label_weight and loss_scale must be 0 or more'),
+        (dict(class_ratio=0.0), r'model.class_ratio must lie in \(0, 1\], or'),
+        (dict(class_ratio=1.1), r'model.class_ratio must lie in \(0, 1\], or'),
+        (dict(contrast_weight=-1), 'DSSN: model.contrast_weight must be 0 or more'),
+        (dict(label_weight=-1), 'model.label_weight must be 0 or more'),
+        (dict(loss_scale=-1), 'model.loss_scale must be 0 or more'),
         (dict(feature_dropout=1.0), r'feature_dropout must lie in \[0, 1\)'),
-        (dict(contrast_levels=('middle',)), "model.contrast_levels takes 'low' and 'high'"),
-        (dict(label_levels='low'), "model.label_levels takes 'low' and 'high'"),
-        (dict(preprocessor=dict(num_strong=1)), 'DSSN compares two strong views; .*num_strong is 1'),
+        (dict(contrast_levels=('middle',)), "model.contrast_levels must hold nothing but 'low' and 'high'"),
+        (dict(label_levels='low'), "model.label_levels must hold nothing but 'low' and 'high', not 'low'"),
+        (dict(preprocessor=dict(num_strong=1)), 'model.data_preprocessor.num_strong must be 2, not 1'),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments, message):

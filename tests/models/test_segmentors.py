@@ -183,11 +183,11 @@ def test_a_plain_mmseg_checkpoint_starts_every_branch():
     'method, arguments, message',
     [
         ('FixMatch', dict(threshold=1.1), 'model.threshold must lie in'),
-        ('FixMatch', dict(unsup_weight=-1), 'must be 0 or more'),
-        ('FixMatch', dict(preprocessor=dict(num_strong=0)), 'num_strong >= 1'),
+        ('FixMatch', dict(unsup_weight=-1), 'FixMatch: model.unsup_weight must be 0 or more, not -1'),
+        ('FixMatch', dict(preprocessor=dict(num_strong=0)), 'num_strong must be 1 or more, not 0'),
         ('MLLC', dict(heads={}), 'MLLC needs model.heads.embedding'),
         ('MLLC', dict(temperature=0), 'temperature must lie above 0'),
-        ('MLLC', dict(preprocessor=dict(num_strong=2)), 'MLLC learns one strong view'),
+        ('MLLC', dict(preprocessor=dict(num_strong=2)), 'model.data_preprocessor.num_strong must be 1, not 2'),
     ],
 )
 def test_arguments_out_of_range_are_named(method, arguments, message):

@@ -86,7 +86,14 @@ def test_every_key_changes_the_loss(switch):
     assert not torch.equal(*losses)
 
 
-@pytest.mark.parametrize('arguments', [dict(strong_weight=-1), dict(feature_weight=-0.1), dict(feature_dropout=1.0)])
-def test_arguments_out_of_range_are_named(arguments):
-    with pytest.raises(ValueError, match=r'UniMatch: strong_weight and feature_weight must be 0 or more'):
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(strong_weight=-1), 'UniMatch: model.strong_weight must be 0 or more, not -1'),
+        (dict(feature_weight=-0.1), 'model.feature_weight must be 0 or more'),
+        (dict(feature_dropout=1.0), 'model.feature_dropout must lie in'),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
         tiny.build('UniMatch', **arguments)

@@ -19,6 +19,7 @@ from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, Paste, Streams
 
 from .fixmatch import MeanTeacher
+from .semi_segmentor import check_settings
 
 
 @MODELS.register_module()
@@ -44,8 +45,8 @@ class AugSeg(MeanTeacher):
 
     def __init__(self, label_box: dict | None = None, label_prob: float | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
-        if label_prob is not None and not 0 <= label_prob <= 1:
-            raise ValueError(f'AugSeg: model.label_prob must lie in [0, 1], not {label_prob}.')
+        fits = label_prob is None or 0 <= label_prob <= 1
+        check_settings('AugSeg', ('label_prob', label_prob, fits, 'lie in [0, 1]'))
         self.label_box = MODELS.build(label_box or dict(type='BetaCutMix', beta=(8, 2)))
         self.label_prob = label_prob
 

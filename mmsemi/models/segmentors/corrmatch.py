@@ -29,7 +29,7 @@ from mmsemi.registry import MODELS
 from mmsemi.structures import Mix, PseudoLabel, Streams
 
 from .fixmatch import FixMatch
-from .semi_segmentor import head_losses
+from .semi_segmentor import check_settings, head_losses
 
 
 @MODELS.register_module()
@@ -104,17 +104,18 @@ class CorrMatch(FixMatch):
             unsup_weight=unsup_weight,
             **kwargs,
         )
-        if min(hard_weight, soft_weight, corr_weight) < 0 or not 0 <= sup_corr_share <= 1 or num_shapes < 1:
-            raise ValueError(
-                'CorrMatch: hard_weight, soft_weight and corr_weight must be 0 or more, sup_corr_share lie in [0, 1], '
-                f'num_shapes be 1 or more, not {hard_weight}, {soft_weight}, {corr_weight}, {sup_corr_share} and '
-                f'{num_shapes}.'
-            )
-        if soft_loss not in SOFT_LOSSES or sampling not in SAMPLINGS or not 0 <= feature_dropout < 1:
-            raise ValueError(
-                f'CorrMatch: soft_loss must be one of {", ".join(SOFT_LOSSES)}, sampling of {", ".join(SAMPLINGS)}, '
-                f'feature_dropout lie in [0, 1), not {soft_loss!r}, {sampling!r} and {feature_dropout}.'
-            )
+        check_settings(
+            'CorrMatch',
+            ('hard_weight', hard_weight, hard_weight >= 0, 'be 0 or more'),
+            ('soft_weight', soft_weight, soft_weight >= 0, 'be 0 or more'),
+            ('corr_weight', corr_weight, corr_weight >= 0, 'be 0 or more'),
+            ('sup_corr_share', sup_corr_share, 0 <= sup_corr_share <= 1, 'lie in [0, 1]'),
+            ('soft_loss', soft_loss, soft_loss in SOFT_LOSSES, f'be one of {", ".join(SOFT_LOSSES)}'),
+            ('num_shapes', num_shapes, num_shapes >= 1, 'be 1 or more'),
+            ('sampling', sampling, sampling in SAMPLINGS, f'be one of {", ".join(SAMPLINGS)}'),
+            ('feature_dropout', feature_dropout, 0 <= feature_dropout < 1, 'lie in [0, 1)'),
+            ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n == 1, 'be 1'),
+        )
         if region_propagation and not pixel_propagation:
             raise ValueError(
                 'CorrMatch: region propagation reads the correlation map that pixel propagation trains; set '
@@ -122,9 +123,6 @@ class CorrMatch(FixMatch):
             )
         if region_propagation:
             self._check_positions(num_shapes)
-        if self.data_preprocessor.num_strong != 1:
-            count = self.data_preprocessor.num_strong
-            raise ValueError(f'CorrMatch learns one strong view; model.data_preprocessor.num_strong is {count}.')
         self.moving_threshold = DynamicThreshold(
             self.num_classes,
             self.data_preprocessor.size,

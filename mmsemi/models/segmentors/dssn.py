@@ -16,6 +16,7 @@ from mmsemi.registry import MODELS
 from mmsemi.structures import PseudoLabel, Streams
 
 from .fixmatch import FixMatch
+from .semi_segmentor import check_settings
 
 _LEVELS = ('low', 'high')
 
@@ -70,25 +71,24 @@ class DSSN(FixMatch):
         unsup_weight: float = 1.0,
         **kwargs,
     ) -> None:
-        if min(contrast_weight, label_weight, loss_scale) < 0 or not 0 <= feature_dropout < 1:
-            raise ValueError(
-                'DSSN: contrast_weight, label_weight and loss_scale must be 0 or more and feature_dropout must lie in '
-                f'[0, 1), not {contrast_weight}, {label_weight}, {loss_scale} and {feature_dropout}.'
-            )
+        # Before the weights of the base are multiplied by it.
+        check_settings('DSSN', ('loss_scale', loss_scale, loss_scale >= 0, 'be 0 or more'))
         super().__init__(
             threshold=threshold, sup_weight=sup_weight * loss_scale, unsup_weight=unsup_weight * loss_scale, **kwargs
         )
-        if class_aware and not (threshold > 0 and 0 < class_ratio <= 1):
-            raise ValueError(
-                f'model.threshold and model.class_ratio must lie in (0, 1], not {threshold} and {class_ratio}; for one '
-                'threshold for all classes set model.class_aware=False.'
-            )
-        for name, levels in dict(contrast_levels=contrast_levels, label_levels=label_levels).items():
-            if not set(levels) <= set(_LEVELS):
-                raise ValueError(f"model.{name} takes 'low' and 'high', not {levels}.")
-        if self.data_preprocessor.num_strong != 2:
-            count = self.data_preprocessor.num_strong
-            raise ValueError(f'DSSN compares two strong views; model.data_preprocessor.num_strong is {count}.')
+        share = 'lie in (0, 1], or model.class_aware be False'
+        levels = "hold nothing but 'low' and 'high'"
+        check_settings(
+            'DSSN',
+            ('threshold', threshold, threshold > 0 or not class_aware, share),
+            ('class_ratio', class_ratio, 0 < class_ratio <= 1 or not class_aware, share),
+            ('contrast_weight', contrast_weight, contrast_weight >= 0, 'be 0 or more'),
+            ('contrast_levels', contrast_levels, set(contrast_levels) <= set(_LEVELS), levels),
+            ('label_weight', label_weight, label_weight >= 0, 'be 0 or more'),
+            ('label_levels', label_levels, set(label_levels) <= set(_LEVELS), levels),
+            ('feature_dropout', feature_dropout, 0 <= feature_dropout < 1, 'lie in [0, 1)'),
+            ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n == 2, 'be 2'),
+        )
         self.contrast_weight = contrast_weight
         self.contrast_levels = tuple(contrast_levels)
         self.normalize_logits = normalize_logits

@@ -14,7 +14,7 @@ from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
 from mmsemi.structures import Streams
 
-from .semi_segmentor import SemiSegmentor
+from .semi_segmentor import SemiSegmentor, check_settings
 
 
 @MODELS.register_module()
@@ -35,10 +35,11 @@ class FixMatch(SemiSegmentor):
 
     def __init__(self, threshold: float = 0.95, **kwargs) -> None:
         super().__init__(**kwargs)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f'model.threshold must lie in [0, 1], not {threshold}.')
-        if self.data_preprocessor.num_strong < 1:
-            raise ValueError(f'{type(self).__name__} needs model.data_preprocessor.num_strong >= 1.')
+        check_settings(
+            type(self).__name__,
+            ('threshold', threshold, 0 <= threshold <= 1, 'lie in [0, 1]'),
+            ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n >= 1, 'be 1 or more'),
+        )
         self.threshold = threshold
 
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:

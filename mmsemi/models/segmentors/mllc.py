@@ -21,7 +21,7 @@ from mmsemi.models.thresholds import class_thresholds
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
 
-from .semi_segmentor import SemiSegmentor
+from .semi_segmentor import SemiSegmentor, check_settings
 
 _SMALLEST = 1e-8
 """Probabilities below this count as this in a logarithm."""
@@ -78,19 +78,16 @@ class MLLC(SemiSegmentor):
         missing = {'embedding', 'graph'} - set(heads.keys())
         if missing:
             raise ValueError(f'MLLC needs model.heads.{min(missing)}; it has {sorted(heads.keys())}.')
-        shares = dict(threshold=threshold, intra_weight=intra_weight)
-        weights = dict(slg_weight=slg_weight, clg_weight=clg_weight, graph_supervision=graph_supervision)
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f'MLLC: model.{name} must lie in [0, 1], not {value}.')
-        for name, value in weights.items():
-            if value < 0:
-                raise ValueError(f'MLLC: model.{name} must be 0 or more, not {value}.')
-        if temperature <= 0:
-            raise ValueError(f'MLLC: model.temperature must lie above 0, not {temperature}.')
-        if self.data_preprocessor.num_strong != 1:
-            count = self.data_preprocessor.num_strong
-            raise ValueError(f'MLLC learns one strong view; model.data_preprocessor.num_strong is {count}.')
+        check_settings(
+            'MLLC',
+            ('threshold', threshold, 0 <= threshold <= 1, 'lie in [0, 1]'),
+            ('slg_weight', slg_weight, slg_weight >= 0, 'be 0 or more'),
+            ('clg_weight', clg_weight, clg_weight >= 0, 'be 0 or more'),
+            ('intra_weight', intra_weight, 0 <= intra_weight <= 1, 'lie in [0, 1]'),
+            ('temperature', temperature, temperature > 0, 'lie above 0'),
+            ('graph_supervision', graph_supervision, graph_supervision >= 0, 'be 0 or more'),
+            ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n == 1, 'be 1'),
+        )
         self.threshold = threshold
         self.class_wise = class_wise
         self.slg_weight = slg_weight

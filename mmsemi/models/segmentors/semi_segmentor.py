@@ -59,9 +59,12 @@ class SemiSegmentor(BaseSegmentor):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        for name, value in dict(sup_weight=sup_weight, unsup_weight=unsup_weight, unsup_warmup=unsup_warmup).items():
-            if value < 0:
-                raise ValueError(f'model.{name} must be 0 or more, not {value}.')
+        check_settings(
+            type(self).__name__,
+            ('sup_weight', sup_weight, sup_weight >= 0, 'be 0 or more'),
+            ('unsup_weight', unsup_weight, unsup_weight >= 0, 'be 0 or more'),
+            ('unsup_warmup', unsup_warmup, unsup_warmup >= 0, 'be 0 or more'),
+        )
         self.sup_weight = sup_weight
         self.unsup_weight = unsup_weight
         self.unsup_warmup = unsup_warmup
@@ -262,7 +265,7 @@ def check_settings(method: str, *settings: tuple[str, Any, bool, str]) -> None:
     """
     for name, value, fits, mend in settings:
         if not fits:
-            raise ValueError(f'{method}: model.{name} must {mend}, not {value}.')
+            raise ValueError(f'{method}: model.{name} must {mend}, not {value!r}.')
 
 
 def _weighted(terms: dict[str, Tensor], factor: float | Tensor) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from mmsemi.registry import MODELS
 from mmsemi.structures import Streams
 
 from .fixmatch import FixMatch
+from .semi_segmentor import check_settings
 
 
 @MODELS.register_module()
@@ -46,11 +47,12 @@ class UniMatch(FixMatch):
         **kwargs,
     ) -> None:
         super().__init__(sup_weight=sup_weight, unsup_weight=unsup_weight, **kwargs)
-        if min(strong_weight, feature_weight) < 0 or not 0 <= feature_dropout < 1:
-            raise ValueError(
-                'UniMatch: strong_weight and feature_weight must be 0 or more and feature_dropout lie in [0, 1), not '
-                f'{strong_weight}, {feature_weight} and {feature_dropout}.'
-            )
+        check_settings(
+            'UniMatch',
+            ('strong_weight', strong_weight, strong_weight >= 0, 'be 0 or more'),
+            ('feature_weight', feature_weight, feature_weight >= 0, 'be 0 or more'),
+            ('feature_dropout', feature_dropout, 0 <= feature_dropout < 1, 'lie in [0, 1)'),
+        )
         self.strong_weight = strong_weight
         self.feature_weight = feature_weight
         self.perturb = nn.Dropout2d(feature_dropout)
