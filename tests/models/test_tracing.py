@@ -13,7 +13,7 @@ import mmsemi.models
 from mmsemi import structures
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
-from mmsemi.models.losses.info_nce import info_nce, sampled_info_nce
+from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
 from mmsemi.models.losses.pixel import (
     OhemCrossEntropyLoss,
@@ -91,8 +91,7 @@ CASES = [
     partial(OhemCrossEntropyLoss(0.7, 20), LOGITS, LABEL),
     partial(intra_image_contrast, NODES, NODE_LABEL, C, NODE_VALID),
     partial(prototype_contrast, NODES, NODE_LABEL, PROTOTYPES, SEEN, 0.1, NODE_VALID),
-    partial(info_nce, NODES[0, :7], NODES[1], ROW_NUMBERS[:, 0], ROW_NUMBERS, 0.5, torch.ones(7)),
-    partial(sampled_info_nce, NODES[0, :7], PROTOTYPES[:1], NODES[1][ROW_NUMBERS], 0.5, torch.ones(7)),
+    partial(info_nce, NODES[0, :7], NODES[1, :7], NODES[1], ROW_NUMBERS, 0.5, torch.ones(7)),
     partial(asymmetric_loss, LOGITS, LABEL[:, None] == torch.arange(C)[:, None, None], 0.5, 1.5),
     partial(weighted_binary_cross_entropy, LOGITS, PROB, PROB),
     # pseudo-labels and thresholds

@@ -205,7 +205,7 @@ class ESL(SemiSegmentor):
         anchors = features.flatten(2)[image, :, pixel]
         # A copy: the queues move before the next step, and autograd must see what the loss saw.
         bank = self.queues.value.flatten(0, 1).clone()
-        return info_nce(anchors, bank, positives, negatives, self.temperature, weight.flatten())
+        return info_nce(anchors, bank[positives], bank, negatives, self.temperature, weight.flatten())
 
     # Before training
 

@@ -11,7 +11,7 @@ from mmseg.models.utils import resize
 from torch import Tensor
 
 from mmsemi.models.branch import BranchOutput
-from mmsemi.models.losses.info_nce import sampled_info_nce
+from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.pixel import normalised_cross_entropy
 from mmsemi.models.memory import ClassQueues, Prototypes
 from mmsemi.models.precision import prediction_entropy, probabilities
@@ -242,9 +242,10 @@ class U2PL(SemiSegmentor):
         index, drawn = draw_per_class(classes, qualified, self.num_classes, 1.0, self.queries)
         pixels = classes[0].numel()
         anchors = features.flatten(2)[index // pixels, :, index % pixels]
-        rows = self.queues.draw(self.queries * self.negatives).unflatten(1, (self.queries, self.negatives))
+        rows = self.queues.draw(self.queries * self.negatives).view(-1, self.negatives)
         count = drawn.sum(1, keepdim=True)
         counted = (drawn & (self.queues.filled > 0)[:, None]).to(self.queues.value.dtype)
         weight = counted / (count.clamp(min=1) * (count > 0).sum().clamp(min=1))
         centers, _ = self.centers.upcoming()
-        return sampled_info_nce(anchors, centers[:, None], self.queues.value[rows], self.temperature, weight)
+        positives = centers[:, None].expand_as(anchors).flatten(0, 1)
+        return info_nce(anchors.flatten(0, 1), positives, self.queues.value, rows, self.temperature, weight.flatten())
