@@ -47,12 +47,12 @@ def test_losses_are_finite_named_and_reach_every_trained_parameter(method):
     kwargs = {} if method == 'Supervised' else dict(threshold=0.2)
     model = tiny.build(method, **kwargs).train()
     for step in range(2):
-        losses = model.loss(tiny.streams_for(model, seed=step))
+        total, log = model.parse_losses(model.loss(tiny.streams_for(model, seed=step)))
+        model.zero_grad()
+        total.backward()
         for module in model.modules():
             if hasattr(module, 'commit'):
                 module.commit()
-    total, log = model.parse_losses(losses)
-    total.backward()
     assert all(value.isfinite() for value in log.values())
     assert 'sup.loss_ce' in log and all(name.startswith(('sup.', 'unsup.', 'loss')) for name in log)
     missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]

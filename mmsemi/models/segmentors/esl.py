@@ -203,8 +203,7 @@ class ESL(SemiSegmentor):
         weight = counts / (counts.sum(1, keepdim=True).clamp(min=1) * self.num_classes)
         image, pixel = index.flatten() // classes[0].numel(), index.flatten() % classes[0].numel()
         anchors = features.flatten(2)[image, :, pixel]
-        # A copy: the queues move before the next step, and autograd must see what the loss saw.
-        bank = self.queues.value.flatten(0, 1).clone()
+        bank = self.queues.value.flatten(0, 1)
         return info_nce(anchors, bank[positives], bank, negatives, self.temperature, weight.flatten())
 
     # Before training
