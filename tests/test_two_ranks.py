@@ -6,14 +6,12 @@ import copy
 import json
 import os
 import shutil
-from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from filelock import FileLock
 from mmengine.config import Config
 from mmengine.model.wrappers import MMDistributedDataParallel
@@ -23,6 +21,7 @@ from mmengine.runner import Runner
 from mmsemi import engine
 from mmsemi.engine.launch import prepare_config
 from tests import tiny, tiny_run
+from tests.ranks import on_two_ranks
 
 GROUPS = dict(type='GN', num_groups=2)
 
@@ -146,10 +145,7 @@ def run(cfg: Config) -> dict:
 
 def rank_of_two(rank: int, folder: str, drawn: str) -> None:
     """All that two ranks do here, in one pair of processes: each takes seconds to start."""
-    torch.set_num_threads(1)
     os.environ['LOCAL_RANK'] = str(rank)  # mmengine reads it, as torchrun sets it
-    store, timeout = f'file://{folder}/store', timedelta(minutes=5)
-    torch.distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=2, timeout=timeout)
     step_through(rank, 2, folder)
     with pytest.MonkeyPatch.context() as patch:
         tiny_run.shorten_runs(patch)
@@ -168,7 +164,7 @@ def left(tmp_path_factory, drawn) -> Path:
             tiny_run.draw(drawn)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv('CUDA_VISIBLE_DEVICES', '')
-                mp.spawn(rank_of_two, (str(folder), str(drawn)), nprocs=2)
+                on_two_ranks(rank_of_two, folder, str(drawn))
             step_through(0, 1, str(folder))
             (folder / 'complete').touch()
     return folder

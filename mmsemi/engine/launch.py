@@ -209,6 +209,9 @@ def run(main: Callable[[], None]) -> None:
         if not _is_input_error(error):
             raise
         _report(error)
+        # A group that is left to the interpreter's end may abort the process. NCCL's would wait for the other ranks.
+        if distributed.is_initialized() and distributed.get_backend() == 'gloo':
+            distributed.destroy_process_group()
         sys.exit(2)
     if distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,7 +1,7 @@
 """From the workers' uint8 crops to the views of a training step, on the device, whole batches at a time.
 
-A batch is laid together on the host and sent in one piece, from pinned memory, so that the host need not wait for what
-the device still has to do.
+The images of a batch are stacked on the host and sent in one piece, from pinned memory, and so are their labels: the
+host does not wait for what the device still has to do.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.logging import MessageHub
 from mmseg.structures import SegDataSample
@@ -25,6 +24,7 @@ from mmsemi.engine import (
 )
 from tests import tiny
 from tests.host_round_trips import HostRoundTrip, no_host_round_trip
+from tests.ranks import on_two_ranks
 
 
 def runner(model, **kwargs) -> SimpleNamespace:
@@ -193,6 +193,7 @@ def test_losses_stay_on_the_device_in_between():
 def test_losses_after_the_last_line_of_the_log_are_kept():
     *_, at = steps_of_logged_run(DeferredRuntimeInfoHook(), length=7)
     assert len(history(at)['train/loss']) == 7
+    assert 'loop_stage' not in at.message_hub.runtime_info, "the end of training is mmengine's"
 
 
 def test_skipped_images_are_named_once_and_counted(caplog):
@@ -215,7 +216,6 @@ def test_nothing_is_counted_where_all_images_can_be_read():
 
 def skip_on(rank: int, folder: str) -> None:
     """One epoch in which each of two ranks skips images; note what it warned of, counted and how often ranks met."""
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     warnings, meetings = [], []
     exchange = unreadable_image_hook.all_gather_object
     unreadable_image_hook.all_gather_object = lambda paths: meetings.append(batch) or exchange(paths)
@@ -229,7 +229,7 @@ def skip_on(rank: int, folder: str) -> None:
 
 
 def test_the_first_rank_names_and_counts_what_all_ranks_skipped(tmp_path):
-    mp.spawn(skip_on, (str(tmp_path),), nprocs=2)
+    on_two_ranks(skip_on, tmp_path)
     (warnings, *first), (silence, *second) = [torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1)]
     assert [warning.split()[4] for warning in warnings] == ['b.jpg:', 'a.jpg:', 'c.jpg:'] and not silence
     # The log is written after the second and the fourth of five batches.

@@ -1,4 +1,5 @@
 import argparse
+import contextlib
 import os
 import socket
 import subprocess
@@ -128,6 +129,17 @@ def test_error_of_input_ends_with_one_sentence_and_status_2(error, sentence, cap
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith('error: ')
     assert sentence in last
+
+
+@pytest.mark.parametrize(
+    'main', [lambda: None, fail_with(launch.UsageError('Correct the path.'))], ids=['end', 'error']
+)
+def test_tools_leave_the_group_of_ranks(main, tmp_path, monkeypatch):
+    monkeypatch.setenv(launch.ERROR_FILE, str(tmp_path / 'error'))
+    distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    with contextlib.suppress(SystemExit):
+        launch.run(main)
+    assert not distributed.is_initialized()
 
 
 def test_bug_keeps_its_traceback():
