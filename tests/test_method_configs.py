@@ -13,10 +13,9 @@ import mmsemi.models  # noqa: F401
 from mmsemi.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARKS = ('voc', 'voc_classic', 'cityscapes')
 PATHS = {
     path.stem: path
-    for benchmark in BENCHMARKS
+    for benchmark in ('voc', 'voc_513', 'voc_classic', 'cityscapes')
     for path in sorted(ROOT.glob(f'configs/*/*r101_{benchmark}.py'))
     if path.parent.name != 'mpmc'
 }
@@ -49,6 +48,7 @@ VOC = {
     'ael_r101': Schedule(513, 80, 1e-3, 10, 1e-4, 8),
     'u2pl_r101': Schedule(513, 80, 1e-3, 10, 1e-4, 8),
 }
+VOC_513 = {'corrmatch_r101': VOC['corrmatch_r101']._replace(crop=513)}
 CITYSCAPES = {
     'supervised_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
     'unimatch_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=True),
@@ -61,6 +61,7 @@ CITYSCAPES = {
     'ael_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=True),
     'u2pl_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=True),
 }
+SCHEDULES = {'voc': VOC, 'voc_513': VOC_513, 'voc_classic': VOC, 'cityscapes': CITYSCAPES}
 # Keys of `model`, set in the config or by default, and the momentum of the teacher.
 HALVES = {'sup_weight': 0.5, 'unsup_weight': 0.5}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -148,7 +149,7 @@ def output_stride(student: dict) -> int:
 @pytest.mark.parametrize('name', PATHS)
 def test_a_config_trains_as_documented(name):
     cfg, network, benchmark = of(name)
-    row = (CITYSCAPES if benchmark == 'cityscapes' else VOC)[network]
+    row = SCHEDULES[benchmark][network]
     crop = row.crop if isinstance(row.crop, tuple) else (row.crop, row.crop)
     assert tuple(cfg.crop_size) == tuple(cfg.model.data_preprocessor.size) == crop
     [cropping] = [x for x in cfg.train_dataloader.dataset.pipeline if x.type == 'RandomCrop']
@@ -205,9 +206,8 @@ def test_a_config_has_the_methods_settings(name):
 
 
 def test_the_tables_speak_of_all_configs_and_of_no_others():
-    tabled = {f'{network}_cityscapes' for network in CITYSCAPES} | {f'{network}_voc' for network in VOC}
-    without_classic = {'fixmatch_r101', 'mean_teacher_r101', 'mllc_dlv2-r101'}
-    tabled |= {f'{network}_voc_classic' for network in VOC.keys() - without_classic}
+    tabled = {f'{network}_{benchmark}' for benchmark, rows in SCHEDULES.items() for network in rows}
+    tabled -= {f'{network}_voc_classic' for network in ('fixmatch_r101', 'mean_teacher_r101', 'mllc_dlv2-r101')}
     assert PATHS.keys() == tabled and {path.parent.name for path in PATHS.values()} == SETTINGS.keys()
 
 
