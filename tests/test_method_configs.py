@@ -51,6 +51,8 @@ VOC = {
 VOC_513 = {'corrmatch_r101': VOC['corrmatch_r101']._replace(crop=513)}
 CITYSCAPES = {
     'supervised_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
+    'fixmatch_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
+    'mean_teacher_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
     'unimatch_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=True),
     'corrmatch_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 8, ohem=True),
     'dssn_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=True),
