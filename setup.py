@@ -74,6 +74,8 @@ setup(
             'onedl-mmcv>=2.3.6',
             'onedl-mmsegmentation>=1.4.2',
             'onedl-mmpretrain>=1.3.6',
+            # onedl-mmsegmentation wants NumPy 2, which torch works with from 2.3 on.
+            'torch>=2.3',
         ],
         # The originals. mmsegmentation 1.2.2 imports ftfy and regex undeclared, mmengine 0.10 uses pkg_resources.
         'openmmlab': [
