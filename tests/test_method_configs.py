@@ -13,12 +13,6 @@ import mmsemi.models  # noqa: F401
 from mmsemi.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-PATHS = {
-    path.stem: path
-    for benchmark in ('voc', 'voc_513', 'voc_classic', 'cityscapes')
-    for path in sorted(ROOT.glob(f'configs/*/*r101_{benchmark}.py'))
-    if path.parent.name != 'mpmc'
-}
 
 
 class Schedule(NamedTuple):
@@ -64,6 +58,12 @@ CITYSCAPES = {
     'u2pl_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=True),
 }
 SCHEDULES = {'voc': VOC, 'voc_513': VOC_513, 'voc_classic': VOC, 'cityscapes': CITYSCAPES}
+PATHS = {
+    path.stem: path
+    for benchmark in SCHEDULES
+    for path in sorted(ROOT.glob(f'configs/*/*r101_{benchmark}.py'))
+    if path.parent.name != 'mpmc'
+}
 # Keys of `model`, set in the config or by default, and the momentum of the teacher.
 HALVES = {'sup_weight': 0.5, 'unsup_weight': 0.5}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -211,6 +211,23 @@ def test_the_tables_speak_of_all_configs_and_of_no_others():
     tabled = {f'{network}_{benchmark}' for benchmark, rows in SCHEDULES.items() for network in rows}
     tabled -= {f'{network}_voc_classic' for network in ('fixmatch_r101', 'mean_teacher_r101', 'mllc_dlv2-r101')}
     assert PATHS.keys() == tabled and {path.parent.name for path in PATHS.values()} == SETTINGS.keys()
+
+
+def differing(config: Any, other: Any, at: str = '') -> set[str]:
+    """Keys in which two configs differ."""
+    if isinstance(config, dict) and isinstance(other, dict):
+        keys = config.keys() | other.keys()
+        return set().union(*(differing(config.get(key), other.get(key), f'{at}.{key}' if at else key) for key in keys))
+    return set() if config == other else {at}
+
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('configs/*/*_r50_*.py')), ids=lambda path: path.stem)
+def test_a_resnet_50_trains_as_the_resnet_101_does(path):
+    cfg, deep = Config.fromfile(path), Config.fromfile(path.with_name(path.name.replace('_r50_', '_r101_')))
+    for each in (cfg, deep):
+        each.pop('network')  # what configs build the student from
+    assert differing(cfg._cfg_dict, deep._cfg_dict) == {'model.student.backbone.depth', 'model.student.pretrained'}
+    assert (cfg.model.student.backbone.depth, cfg.model.student.pretrained) == (50, 'open-mmlab://resnet50_v1c')
 
 
 COMMON = {

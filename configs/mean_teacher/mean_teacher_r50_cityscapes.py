@@ -2,11 +2,10 @@
 _base_ = [
     '../_base_/models/deeplabv3plus_r50.py',
     '../_base_/datasets/cityscapes.py',
-    '../_base_/schedules/sgd.py',
+    '../_base_/schedules/sgd_cityscapes_100.py',
     '../_base_/methods/mean_teacher.py',
 ]
 network = _base_.network
 network.decode_head.num_classes = 19
 network.test_cfg = dict(mode='slide', crop_size=(800, 800), stride=(534, 534))
 model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
-optim_wrapper = dict(optimizer=dict(weight_decay=5e-4))

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/deeplabv3plus_r101.py',
     '../_base_/datasets/cityscapes.py',
-    '../_base_/schedules/sgd.py',
+    '../_base_/schedules/sgd_cityscapes_100.py',
     '../_base_/methods/mllc.py',
 ]
 network = _base_.network
@@ -13,4 +13,3 @@ model = dict(
     student=network,
     heads=dict(graph=dict(num_classes=19)),
 )
-optim_wrapper = dict(optimizer=dict(weight_decay=5e-4))

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/deeplabv3plus_r101.py',
     '../_base_/datasets/cityscapes.py',
-    '../_base_/schedules/sgd.py',
+    '../_base_/schedules/sgd_cityscapes_100.py',
     '../_base_/methods/supervised.py',
 ]
 network = _base_.network
@@ -10,4 +10,3 @@ network.decode_head.num_classes = 19
 network.test_cfg = dict(mode='slide', crop_size=(800, 800), stride=(534, 534))
 model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
 train_dataloader = dict(batch_size=8, sampler=dict(labeled=8, unlabeled=0))
-optim_wrapper = dict(optimizer=dict(weight_decay=5e-4))

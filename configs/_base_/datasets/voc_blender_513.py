@@ -1,4 +1,4 @@
-# As voc_blender.py, with the crop of 513 that DSSN, ESL, AugSeg, U2PL and AEL use, and CorrMatch too.
+# As voc_blender.py, with the crop of 513 that DSSN, ESL, AugSeg, U2PL and AEL use, and CorrMatch beside 321.
 _base_ = './voc_blender.py'
 
 crop_size = (513, 513)
