@@ -134,7 +134,7 @@ def main() -> None:
     draw_data(root)
 
     runs = [Run(method, config_of(method), args.work_dir / method, options) for method in methods]
-    print(f'training {" and ".join(methods)}; what they print is in {args.work_dir}/*/console.log', flush=True)
+    print(f'training {", ".join(methods)}; what they print is in {args.work_dir}/*/console.log', flush=True)
     started = time.monotonic()
     train_all(runs, jobs=min(len(runs), available_cores()))
     minutes = (time.monotonic() - started) / 60
