@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := mmsemi configs tools tests setup.py
+# The project's own files: what a user writes beside them, into configs/ for example, is theirs.
+SOURCES := $(or $(shell git ls-files '*.py' 2>/dev/null),mmsemi tools tests setup.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help install test demo lint format clean
@@ -28,8 +29,8 @@ $(INSTALLED): setup.py pyproject.toml
 	@touch $@
 
 lint: install ## check style
-	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
 
 test: lint ## install, check style, run the test-suite (pytest -m slow runs the long ones)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -q --numprocesses auto --dist worksteal
@@ -38,8 +39,8 @@ demo: install ## install, train the baseline and METHOD (default mllc) on genera
 	$(BIN)/python tools/demo.py $(if $(METHOD),--method $(METHOD))
 
 format: install ## rewrite files in the project's style
-	$(BIN)/ruff check --fix $(SOURCES)
-	$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
 
 clean: ## remove .venv, caches and build output; data and work_dirs stay
 	rm -rf $(VENV) build dist *.egg-info mmsemi/.mim .pytest_cache .ruff_cache

@@ -14,12 +14,12 @@ import mmsemi.datasets
 import mmsemi.engine
 import mmsemi.models  # noqa: F401
 from mmsemi import registry
-from mmsemi.engine.launch import prepare_config
+from mmsemi.apis.launch import prepare_config
 from mmsemi.registry import HOOKS, LOOPS, MODELS
 from tests import data
+from tests.project import ROOT, project_files
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/[!_]*/*.py'))
+CONFIGS = [path.relative_to(ROOT).as_posix() for path in project_files('configs/[!_]*/*.py')]
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +114,7 @@ def test_the_heads_learn_ten_times_faster_and_the_teacher_not_at_all():
 
 
 def test_every_registered_component_is_in_a_config_or_a_test():
-    texts = [path.read_text() for folder in ('configs', 'tests') for path in ROOT.glob(f'{folder}/**/*.py')]
+    texts = [path.read_text() for folder in ('configs', 'tests') for path in project_files(f'{folder}/**/*.py')]
     words = set(re.findall(r'\w+', '\n'.join(texts)))
     registries = [value for value in vars(registry).values() if getattr(value, 'scope', None) == 'mmsemi']
     # Tools may register helpers of their own while their tests run.

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from mmsemi.engine.launch import prepare_config
+from mmsemi.apis.launch import prepare_config
 from mmsemi.registry import MODELS
 from tests import tiny
 

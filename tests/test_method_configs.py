@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,8 +10,7 @@ from mmengine.config import Config
 
 import mmsemi.models  # noqa: F401
 from mmsemi.registry import MODELS
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.project import ROOT, project_files
 
 
 class Schedule(NamedTuple):
@@ -61,7 +59,7 @@ SCHEDULES = {'voc': VOC, 'voc_513': VOC_513, 'voc_classic': VOC, 'cityscapes': C
 PATHS = {
     path.stem: path
     for benchmark in SCHEDULES
-    for path in sorted(ROOT.glob(f'configs/*/*r101_{benchmark}.py'))
+    for path in project_files(f'configs/*/*r101_{benchmark}.py')
     if path.parent.name != 'mpmc'
 }
 # Keys of `model`, set in the config or by default, and the momentum of the teacher.
@@ -221,7 +219,7 @@ def differing(config: Any, other: Any, at: str = '') -> set[str]:
     return set() if config == other else {at}
 
 
-@pytest.mark.parametrize('path', sorted(ROOT.glob('configs/*/*_r50_*.py')), ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', project_files('configs/*/*_r50_*.py'), ids=lambda path: path.stem)
 def test_a_resnet_50_trains_as_the_resnet_101_does(path):
     cfg, deep = Config.fromfile(path), Config.fromfile(path.with_name(path.name.replace('_r50_', '_r101_')))
     for each in (cfg, deep):
@@ -259,7 +257,7 @@ def test_the_weak_view_is_that_of_the_common_ground(name):
         assert cfg.model.data_preprocessor.cutmix == dict(type='CutMix')
 
 
-@pytest.mark.parametrize('path', sorted(ROOT.glob('configs/mpmc/mpmc_*_r101_*.py')), ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', project_files('configs/mpmc/mpmc_*_r101_*.py'), ids=lambda path: path.stem)
 def test_mpmc_beside_a_host_is_the_host_and_the_plugins_defaults(path):
     host = path.stem.removeprefix('mpmc_')
     expected = Config.fromfile(ROOT / 'configs' / host.split('_r101')[0] / f'{host}.py')

@@ -19,7 +19,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmsemi import engine
-from mmsemi.engine.launch import prepare_config
+from mmsemi.apis.launch import prepare_config
 from tests import tiny, tiny_run
 from tests.ranks import on_two_ranks
 

@@ -24,8 +24,8 @@ from matplotlib.patches import Patch
 from mmengine.config import Config
 from PIL import Image
 
-from mmsemi.engine.launch import UsageError, find_config, quiet, run
-from mmsemi.engine.runs import Run, available_cores, find_tool, last_line, start_tool, train_all
+from mmsemi.apis.launch import UsageError, find_config, quiet, run
+from mmsemi.apis.runs import Run, available_cores, find_tool, last_line, start_tool, train_all
 from mmsemi.registry import DATASETS
 
 METHODS = {

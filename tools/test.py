@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmsemi.engine.launch import UsageError, add_arguments, build_runner, load_config, run
+from mmsemi.apis.launch import UsageError, add_arguments, build_runner, load_config, run
 
 
 def parse_args() -> argparse.Namespace:

@@ -87,7 +87,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         valid = torch.zeros(len(images), height, width, dtype=torch.bool, device=pixels.device)
         for i, image in enumerate(images):
             pixels[i, :, : image.shape[1], : image.shape[2]] = image
-            valid[i, : image.shape[1], : image.shape[2]] = True
+            # Not `= True`, which torch 2.14 turns into a tensor on the host first.
+            valid[i, : image.shape[1], : image.shape[2]].fill_(True)
         return pixels, valid
 
     def _label_maps(self, samples: list) -> Tensor:

@@ -20,8 +20,8 @@ from mmsemi.engine import (
     ProgressHook,
     PrototypeHook,
     UnreadableImageHook,
-    unreadable_image_hook,
 )
+from mmsemi.engine.hooks import unreadable_image_hook
 from tests import tiny
 from tests.host_round_trips import HostRoundTrip, no_host_round_trip
 from tests.ranks import on_two_ranks

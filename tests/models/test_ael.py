@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from mmsemi.engine import ConfidenceHook
-from mmsemi.models.class_confidence import ClassConfidence
 from mmsemi.models.losses.pixel import normalised_cross_entropy
 from mmsemi.models.pseudo_labels import confidence_weighted_labels
 from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, thin_out
+from mmsemi.models.state.class_confidence import ClassConfidence
 from mmsemi.models.views.regions import region_boxes
 from mmsemi.structures import Mix, PseudoLabel, Streams
 from tests import tiny

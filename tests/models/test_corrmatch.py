@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mmsemi.engine import DynamicThresholdHook
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
-from mmsemi.models.thresholds import THRESHOLD_UPDATES, DynamicThreshold
+from mmsemi.models.state.dynamic_threshold import THRESHOLD_UPDATES, DynamicThreshold
 from mmsemi.structures import Mix, Streams
 from tests import tiny
 from tests.oracles import corrmatch as oracle

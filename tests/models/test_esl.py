@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mmsemi.engine import PrototypeHook
-from mmsemi.engine.prototype_hook import labeled_batches
+from mmsemi.engine.hooks.prototype_hook import labeled_batches
 from mmsemi.models.segmentors import esl
 from mmsemi.structures import Mix, Streams
 from tests import tiny
@@ -293,7 +293,7 @@ def test_prototypes_of_a_checkpoint_are_kept():
 
 def test_a_class_without_labeled_pixels_is_named_and_starts_in_training(monkeypatch):
     told = []
-    monkeypatch.setattr('mmsemi.models.parts.print_log', lambda message, **_: told.append(message))
+    monkeypatch.setattr('mmsemi.models.state.parts.print_log', lambda message, **_: told.append(message))
     model = tiny.build('ESL')
     hook = PrototypeHook()
     hook.before_train(runner(model, train_dataloader=tiny.labeled_loader(classes=3)))

@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.pixel import soft_cross_entropy
-from mmsemi.models.memory import FeatureQueues
-from mmsemi.models.parts import NO_PART, ClassSamples, PartPrototypes, masked_average_pooling
 from mmsemi.models.pseudo_labels import dynamic_soft_labels
 from mmsemi.models.resizing import resize_transposed
 from mmsemi.models.sampling import draw_per_class
+from mmsemi.models.state.memory import FeatureQueues
+from mmsemi.models.state.parts import NO_PART, ClassSamples, PartPrototypes, masked_average_pooling
 from mmsemi.structures import PseudoLabel
 from tests.oracles import esl as oracle
 
@@ -223,7 +223,7 @@ def test_images_are_looked_at_again_while_a_class_has_too_few_pixels():
 
 def test_all_ranks_take_the_prototypes_of_the_first(monkeypatch):
     sent = []
-    monkeypatch.setattr('mmsemi.models.parts.broadcast', sent.append)
+    monkeypatch.setattr('mmsemi.models.state.parts.broadcast', sent.append)
     model = PartPrototypes(C, K, D)
     model.collect(collecting(torch.zeros(1, *SIZE, dtype=torch.long))[0], ('sky', 'road', 'car'), 100)
     assert {id(model.value), id(model.seen)} <= {id(buffer) for buffer in sent}

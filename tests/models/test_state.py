@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmsemi.models.memory import Prototypes
+from mmsemi.models.state.memory import Prototypes
 from mmsemi.models.thresholds import class_thresholds, image_class_thresholds
 from tests.oracles import dssn, mllc as oracle
 

@@ -16,8 +16,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsemi import engine
-from mmsemi.engine.commit_hook import CommitHook
-from mmsemi.models.step_state import StepState
+from mmsemi.engine.hooks.commit_hook import CommitHook
+from mmsemi.models.state.step_state import StepState
 from mmsemi.registry import MODELS
 from mmsemi.structures import Mix, Streams
 from tests import tiny

@@ -42,7 +42,6 @@ from mmsemi.models.modules.graph_ops import (
 )
 from mmsemi.models.modules.label_graph import LabelGraph
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
-from mmsemi.models.parts import masked_average_pooling
 from mmsemi.models.plugins.mpmc import patch_targets
 from mmsemi.models.precision import full_precision, no_autocast, prediction_entropy, probabilities
 from mmsemi.models.pseudo_labels import (
@@ -55,6 +54,7 @@ from mmsemi.models.pseudo_labels import (
 )
 from mmsemi.models.resizing import resize_labels, resize_transposed
 from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, draw_per_class, thin_out
+from mmsemi.models.state.parts import masked_average_pooling
 from mmsemi.models.thresholds import class_thresholds, image_class_thresholds, quantiles
 from mmsemi.models.views import BetaCutMix, CutMix
 from mmsemi.models.views.regions import region_boxes

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mmsemi.engine import ProgressHook, PrototypeHook
-from mmsemi.models.memory import ClassQueues, Prototypes
 from mmsemi.models.segmentors import u2pl
+from mmsemi.models.state.memory import ClassQueues, Prototypes
 from mmsemi.models.thresholds import quantiles
 from tests import tiny
 from tests.engine.test_hooks import runner

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmsemi.engine.launch import UsageError
+from mmsemi.apis.launch import UsageError
 from mmsemi.engine.step_timing import PHASES, Clock, Instruments, replay
 from tests import tiny
 from tests.tiny_run import METHOD_FILES

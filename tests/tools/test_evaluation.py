@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmsemi.engine.launch import UsageError
+from mmsemi.apis.launch import UsageError
 from mmsemi.registry import MODELS
 from tests import tiny_run
 from tests.tools.test_runs import load_tool

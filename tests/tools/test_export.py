@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from mmsemi.engine.launch import UsageError, find_config
+from mmsemi.apis.launch import UsageError, find_config
 from mmsemi.registry import MODELS
 from tests.tools.test_runs import load_tool
 

@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from torch import distributed
 
-from mmsemi.engine import launch
+from mmsemi.apis import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 

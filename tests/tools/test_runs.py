@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mmsemi.engine import runs
-from mmsemi.engine.launch import UsageError
-from mmsemi.engine.runs import Run, train_all
+from mmsemi.apis import runs
+from mmsemi.apis.launch import UsageError
+from mmsemi.apis.runs import Run, train_all
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'supervised/supervised_r18_shapes.py'

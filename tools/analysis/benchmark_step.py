@@ -44,9 +44,9 @@ from mmseg.structures import SegDataSample
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmsemi.engine.launch import UsageError, build_runner, load_config, run
+from mmsemi.apis.launch import UsageError, build_runner, load_config, run
 from mmsemi.engine.step_timing import PHASES, Call, Clock, Instruments, replay
-from mmsemi.models.step_state import StepState
+from mmsemi.models.state import StepState
 from mmsemi.registry import LOOPS
 
 LABEL_BLOCK = 32

@@ -13,8 +13,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmsemi.engine.launch import UsageError, find_config, run
-from mmsemi.engine.runs import METRICS, Run, available_cores, train_all
+from mmsemi.apis.launch import UsageError, find_config, run
+from mmsemi.apis.runs import METRICS, Run, available_cores, train_all
 
 BRANCHES = ('student', 'teacher')
 

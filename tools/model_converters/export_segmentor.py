@@ -20,7 +20,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry
 
-from mmsemi.engine.launch import UsageError, quiet, run
+from mmsemi.apis.launch import UsageError, quiet, run
 from mmsemi.registry import DATASETS, MODELS, TRANSFORMS
 from mmsemi.utils import register_all_modules
 

@@ -13,11 +13,11 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mmsemi.models.branch import BranchOutput
-from mmsemi.models.class_confidence import ClassConfidence
 from mmsemi.models.losses.pixel import normalised_cross_entropy
 from mmsemi.models.pseudo_labels import confidence_weighted_labels
 from mmsemi.models.resizing import resize_labels
 from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, thin_out
+from mmsemi.models.state import ClassConfidence
 from mmsemi.models.views.regions import region_boxes
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, Mix, PseudoLabel, Streams

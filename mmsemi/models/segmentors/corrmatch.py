@@ -24,7 +24,7 @@ from mmsemi.models.modules.correlation import (
     sampled_rows,
 )
 from mmsemi.models.pseudo_labels import confident_labels
-from mmsemi.models.thresholds import DynamicThreshold
+from mmsemi.models.state import DynamicThreshold
 from mmsemi.registry import MODELS
 from mmsemi.structures import Mix, PseudoLabel, Streams
 

@@ -15,12 +15,11 @@ from torch import Tensor
 from mmsemi.models.branch import BranchOutput
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.pixel import soft_cross_entropy
-from mmsemi.models.memory import FeatureQueues
-from mmsemi.models.parts import PartPrototypes, masked_average_pooling
 from mmsemi.models.precision import probabilities
 from mmsemi.models.pseudo_labels import dynamic_soft_labels
 from mmsemi.models.resizing import resize_labels
 from mmsemi.models.sampling import draw_per_class
+from mmsemi.models.state import FeatureQueues, PartPrototypes, masked_average_pooling
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, Mix, PseudoLabel, Streams
 

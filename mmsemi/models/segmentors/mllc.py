@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.pixel import masked_mean
-from mmsemi.models.memory import Prototypes
 from mmsemi.models.precision import full_precision, probabilities
 from mmsemi.models.pseudo_labels import label_accuracy
 from mmsemi.models.resizing import resize_labels
+from mmsemi.models.state import Prototypes
 from mmsemi.models.thresholds import class_thresholds
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams

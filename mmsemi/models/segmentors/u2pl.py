@@ -13,10 +13,10 @@ from torch import Tensor
 from mmsemi.models.branch import BranchOutput
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.pixel import normalised_cross_entropy
-from mmsemi.models.memory import ClassQueues, Prototypes
 from mmsemi.models.precision import prediction_entropy, probabilities
 from mmsemi.models.resizing import resize_labels
 from mmsemi.models.sampling import draw_per_class
+from mmsemi.models.state import ClassQueues, Prototypes
 from mmsemi.models.thresholds import quantiles
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, Mix, PseudoLabel, Streams

@@ -6,10 +6,9 @@ from mmengine.dist import all_reduce, is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmsemi.models.step_state import StepState
+from mmsemi.engine.utils import segmentor_of
+from mmsemi.models.state import StepState
 from mmsemi.registry import HOOKS
-
-from .utils import segmentor_of
 
 
 @HOOKS.register_module()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmsemi.engine.launch import UsageError, find_config, resource_roots
+from mmsemi.apis.launch import UsageError, find_config, resource_roots
 
 _TRAINED = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (.+?)  ')
 METRICS = ('/mIoU', '/mDice')

@@ -10,9 +10,8 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmsemi.engine.utils import segmentor_of
 from mmsemi.registry import HOOKS
-
-from .utils import segmentor_of
 
 
 @HOOKS.register_module()

@@ -10,9 +10,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mmsemi.engine.utils import segmentor_of
 from mmsemi.registry import HOOKS
-
-from .utils import segmentor_of
 
 
 @HOOKS.register_module()

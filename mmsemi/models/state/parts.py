@@ -11,9 +11,10 @@ from mmseg.models.utils import resize
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmsemi.models.precision import full_precision, no_autocast
+from mmsemi.models.resizing import resize_transposed
+
 from .memory import Prototypes
-from .precision import full_precision, no_autocast
-from .resizing import resize_transposed
 
 NO_PART = -1
 """What a part map holds where a pixel belongs to no part."""

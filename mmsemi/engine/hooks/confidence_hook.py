@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmsemi.models.class_confidence import ClassConfidence
+from mmsemi.models.state import ClassConfidence
 from mmsemi.registry import HOOKS
 
 from .commit_hook import CommitHook

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmsemi.models.thresholds import DynamicThreshold
+from mmsemi.models.state import DynamicThreshold
 from mmsemi.registry import HOOKS
 
 from .commit_hook import CommitHook

@@ -5,9 +5,8 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmsemi.engine.utils import segmentor_of
 from mmsemi.registry import HOOKS
-
-from .utils import segmentor_of
 
 
 @HOOKS.register_module()

@@ -8,11 +8,11 @@ import torch
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmsemi.models.memory import ClassQueues, FeatureQueues, Prototypes
+from mmsemi.engine.utils import segmentor_of
+from mmsemi.models.state import ClassQueues, FeatureQueues, Prototypes
 from mmsemi.registry import HOOKS
 
 from .commit_hook import CommitHook
-from .utils import segmentor_of
 
 
 @HOOKS.register_module()

@@ -7,8 +7,8 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mmsemi.models.precision import probabilities
+from mmsemi.models.sampling import count_classes
 
-from .sampling import count_classes
 from .step_state import StepState
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmsemi.models.step_state import StepState
-
-from .utils import segmentor_of
+from mmsemi.engine.utils import segmentor_of
+from mmsemi.models.state import StepState
 
 
 class CommitHook(Hook):

@@ -1,0 +1,1 @@
+"""What a user calls, in Python and on the command line."""

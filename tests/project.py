@@ -1,0 +1,21 @@
+"""The project's own files, apart from what a user puts beside them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def project_files(pattern: str) -> list[Path]:
+    """Files of the project that match ``pattern``, a glob below its root, in order.
+
+    In a clone these are the files that git knows; without git whatever is there.
+    """
+    found = sorted(ROOT.glob(pattern))
+    listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode or not listed.stdout:
+        return found
+    known = {ROOT / name for name in listed.stdout.split('\0') if name}
+    return [path for path in found if path in known]
