@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from mmsemi import engine
 from mmsemi.apis.launch import prepare_config
+from mmsemi.models import OhemCrossEntropyLoss
 from tests import tiny, tiny_run
 from tests.ranks import on_two_ranks
 
@@ -110,6 +111,25 @@ def three_steps(rank: int, world: int, method: str, plugins: list[dict]) -> tupl
     return state, torch.stack(thresholds), float(model.epoch)
 
 
+SHARES = (0.01, 0.3, 0.8, 1.0)
+
+
+def learn_hard_pixels(rank: int, world: int, folder: str) -> None:
+    """OHEM's loss and gradient of this rank's part of 6 images, some of which are mostly void, for several shares."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(6, 4, 8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 4, (6, 8, 8), generator=generator)
+    labels[:2, 1:] = 255
+    part = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    found = []
+    for share in SHARES:
+        own = logits[part].clone().requires_grad_()
+        loss = OhemCrossEntropyLoss(0.3, share)(own, labels[part])
+        loss.backward()
+        found.append((loss.detach(), own.grad))
+    torch.save(found, f'{folder}/ohem-{world}-{rank}.pt')
+
+
 def run_through(rank: int, folder: str, drawn: str) -> None:
     """Run the config of every method, alone and with MPMC, for two epochs of a step; with MPMC, which keeps all the
     state that the method has alone, the second epoch once more from the first one's checkpoint.
@@ -147,6 +167,7 @@ def rank_of_two(rank: int, folder: str, drawn: str) -> None:
     """All that two ranks do here, in one pair of processes: each takes seconds to start."""
     os.environ['LOCAL_RANK'] = str(rank)  # mmengine reads it, as torchrun sets it
     step_through(rank, 2, folder)
+    learn_hard_pixels(rank, 2, folder)
     with pytest.MonkeyPatch.context() as patch:
         tiny_run.shorten_runs(patch)
         run_through(rank, folder, drawn)
@@ -166,6 +187,7 @@ def left(tmp_path_factory, drawn) -> Path:
                 patch.setenv('CUDA_VISIBLE_DEVICES', '')
                 on_two_ranks(rank_of_two, folder, str(drawn))
             step_through(0, 1, str(folder))
+            learn_hard_pixels(0, 1, str(folder))
             (folder / 'complete').touch()
     return folder
 
@@ -209,6 +231,15 @@ def test_two_ranks_hold_the_state_and_thresholds_of_one_process_with_both_batche
                 assert torch.allclose(value, state[key], atol=1e-8), key
             else:
                 assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize('share', range(len(SHARES)), ids=map(str, SHARES))
+def test_the_hard_pixels_of_two_ranks_are_those_of_one_process_with_all_images(share, left):
+    loss, gradient = torch.load(left / 'ohem-1-0.pt')[share]
+    losses, gradients = zip(*(torch.load(left / f'ohem-2-{rank}.pt')[share] for rank in (0, 1)), strict=True)
+    # Gradients are averaged over ranks.
+    assert torch.allclose(sum(losses) / 2, loss, atol=1e-10)
+    assert torch.allclose(torch.cat(gradients) / 2, gradient, atol=1e-10)
 
 
 def test_every_method_steps_on_two_ranks():
