@@ -10,8 +10,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from mmsemi.apis.launch import prepare_config
+from mmsemi.models import resizing
 from mmsemi.models.branch import Branch
 from mmsemi.models.modules.receptive_field import receptive_fields
 from mmsemi.models.resizing import aligns_corners, resize_labels
@@ -22,7 +24,7 @@ from tests.project import ROOT, project_files
 CONVOLUTIONAL = ('deeplabv3plus_r50', 'deeplabv3plus_r50_os8', 'deeplabv3plus_r50_u2pl', 'deeplabv2_r101')
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def uninitialised(monkeypatch) -> None:
     """Large networks are built in a moment where nobody draws their weights."""
     for name in dir(torch.nn.init):
@@ -80,7 +82,7 @@ def error(name: str, crop: tuple[int, int], align_corners: bool, strides: tuple[
 
 @pytest.mark.parametrize('name', CONVOLUTIONAL)
 @pytest.mark.parametrize('side', [321, 513, 769, 801])
-def test_features_of_a_crop_of_8k_plus_1_lie_on_the_pixels_that_resizing_puts_them_on(name, side):
+def test_features_of_a_crop_of_8k_plus_1_lie_on_the_pixels_that_resizing_puts_them_on(name, side, uninitialised):
     crop = (side, side)
     strides = {extent.jump for field, _ in fields(name, crop) for extent in field}
     assert strides == ({4, 8, 16} if name == 'deeplabv3plus_r50' else {4, 8})
@@ -89,7 +91,7 @@ def test_features_of_a_crop_of_8k_plus_1_lie_on_the_pixels_that_resizing_puts_th
 
 @pytest.mark.parametrize('name', CONVOLUTIONAL)
 @pytest.mark.parametrize('side', [512, 800])
-def test_features_of_mllcs_crops_err_less_without_aligned_corners(name, side):
+def test_features_of_mllcs_crops_err_less_without_aligned_corners(name, side, uninitialised):
     crop = (side, side)
     chosen, other = error(name, crop, False), error(name, crop, True)
     coarsest = 16 if name == 'deeplabv3plus_r50' else 8
@@ -116,7 +118,7 @@ NETWORKS_AND_CROPS = {(network, crop_of(dataset)) for network, dataset in bases(
 
 
 @pytest.mark.parametrize(('name', 'crop'), sorted(NETWORKS_AND_CROPS))
-def test_every_networks_features_err_least_as_they_are_resized(name, crop):
+def test_every_networks_features_err_least_as_they_are_resized(name, crop, uninitialised):
     strides = tuple({extent.jump for field, _ in fields(name, crop) for extent in field})
     chosen = aligns_corners(crop)
     assert error(name, crop, chosen, strides) <= error(name, crop, not chosen, strides)
@@ -174,3 +176,42 @@ def test_masks_stay_masks_and_labels_of_aligned_crops_are_every_strides():
     mask = torch.rand(2, 17, 33) > 0.5
     assert torch.equal(resize_labels(mask, (5, 9), True), mask[:, ::4, ::4])
     assert torch.equal(resize_labels(mask[:, :16, :32], (4, 8)), mask[:, 2:16:4, 2:32:4])
+
+
+class Resizings(TorchFunctionMode):
+    """Notes whether bilinear resizings of maps align corners."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aligned: list[bool] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if function is F.interpolate and result.shape != args[0].shape:
+            self.aligned.append(bool(args[4] if len(args) > 4 else kwargs.get('align_corners')))
+        return result
+
+
+# MLLC's graphs are laid over pixels in their own way.
+@pytest.mark.parametrize('mpmc', [False, True], ids=['alone', 'with MPMC'])
+@pytest.mark.parametrize('method', [name for name in tiny.METHODS if name != 'MLLC'])
+@pytest.mark.parametrize(('size', 'expected'), [(33, True), (32, False)])
+def test_whatever_a_step_resizes_lies_as_the_crop_asks(method, mpmc, size, expected, monkeypatch):
+    labels = []
+
+    def nearest(before, after, align_corners, device):
+        labels.append(align_corners)
+        return nearest_pixel(before, after, align_corners, device)
+
+    nearest_pixel = resizing._nearest
+    monkeypatch.setattr(resizing, '_nearest', nearest)
+    student = tiny.segmentor()
+    del student['decode_head']['align_corners']
+    plugins = [tiny.MPMC] if mpmc else []
+    model = tiny.build(method, student=student, preprocessor=dict(size=(size, size)), plugins=plugins).train()
+    streams = model.data_preprocessor(tiny.batch(2, 2), training=True)['inputs']
+    with Resizings() as seen:
+        model.loss(streams)
+    assert seen.aligned and set(seen.aligned) == {expected}
+    assert set(labels) <= {expected} and bool(labels) == (method in ('ESL', 'U2PL', 'AEL'))
