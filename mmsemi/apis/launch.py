@@ -29,6 +29,9 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 ERROR_FILE = 'MMSEMI_ERROR_FILE'
 """Environment variable: the file in which ``tools/dist_run.py`` wants the sentence that ended a rank."""
 
+BASELINE_SUFFIX = '_baseline'
+"""What the name of a baseline's work folder gets."""
+
 _HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 _INPUT_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, KeyError)
 
@@ -85,12 +88,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override keys of the config, for example train_dataloader.dataset.labeled=92 train_cfg.max_epochs=10',
     )
+    parser.add_argument(
+        '--baseline',
+        action='store_true',
+        help="in place of the config's method its supervised baseline: the same network, crop, schedule and loss",
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` with the arguments of :func:`add_arguments`, fit for this machine."""
+    from mmsemi.apis.batch import apply_batch_arguments  # which knows this module
+
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
     cfg = Config.fromfile(path)
@@ -98,10 +108,16 @@ def load_config(args: argparse.Namespace) -> Config:
         _check_options(cfg, args.cfg_options)
         cfg.merge_from_dict(args.cfg_options)
     _remove_hooks(cfg)
+    cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    if getattr(args, 'baseline', False):
+        # Importing mmseg takes seconds, which is too much for a tool's --help.
+        with quiet():
+            from mmsemi.apis.baseline import make_baseline
+        make_baseline(cfg)
+        cfg.work_dir += BASELINE_SUFFIX
+    apply_batch_arguments(cfg, args)
     if args.work_dir:
         cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
     prepare_config(cfg, args.launcher)
     return cfg
 

@@ -10,8 +10,8 @@ from tests import tiny
 from tests.project import ROOT
 
 
-# Of the authors' decoders with 21 classes, without the biases in front of a BN that U2PL's and AEL's (768, and 256 in the
-# auxiliary head) and AugSeg's (48) have and that do nothing.
+# Of the authors' decoders with 21 classes, without the biases in front of a BN that U2PL's and AEL's (768, and 256 in
+# the auxiliary head) and AugSeg's (48) have and that do nothing.
 @pytest.mark.parametrize(
     ('network', 'decoder', 'auxiliary'),
     [
