@@ -98,7 +98,6 @@ class Streams:
         mix (tuple[Mix]): How each strong view is mixed.
         pasted (tuple[Paste]): What each strong view shows of labeled images, where a method pastes some into them.
         unlabeled_gt (Tensor, optional): Ground truth of the unlabeled images, for diagnostics alone: no loss reads it.
-        labeled_mix (Mix, optional): How ``labeled`` and ``labels`` were mixed, where a method mixes labeled images.
     """
 
     labeled: Tensor
@@ -109,7 +108,6 @@ class Streams:
     mix: tuple[Mix, ...] = field(default=())
     pasted: tuple[Paste, ...] = ()
     unlabeled_gt: Tensor | None = None
-    labeled_mix: Mix | None = None
 
     def strong_views(self) -> dict[str, Tensor]:
         """The strong views, mixed, by name: 'strong_0', 'strong_1', ..., each (Bu, 3, H, W)."""

@@ -53,11 +53,12 @@ from mmsemi.models.pseudo_labels import (
     label_accuracy,
 )
 from mmsemi.models.resizing import resize_labels, resize_transposed
-from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, draw_per_class, thin_out
+from mmsemi.models.sampling import count_classes, draw_classes, draw_others, draw_partners, draw_per_class, thin_out
 from mmsemi.models.state.parts import masked_average_pooling
 from mmsemi.models.thresholds import class_thresholds, image_class_thresholds, quantiles
 from mmsemi.models.views import BetaCutMix, CutMix
 from mmsemi.models.views.regions import region_boxes
+from mmsemi.models.views.scaling import rescaled
 from mmsemi.structures import Mix, PseudoLabel
 
 B, C, D, H, W = 2, 4, 6, 6, 5
@@ -84,6 +85,7 @@ CASES = [
     partial(pixel_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(soft_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum()),
+    partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum((1, 2))),
     partial(masked_mean, WEIGHT, VALID),
     partial(logit_distance, LOGITS, OTHER, VALID),
     *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
@@ -123,6 +125,7 @@ CASES = [
     partial(draw_per_class, LABEL, VALID, C, 0.3, 5),
     partial(draw_classes, PROB[0, :, 0, 0], 5),
     partial(draw_partners, count_classes(LABEL, C), LABEL[:, 0, 0], 2),
+    partial(draw_others, 3, 'cpu'),
     partial(count_classes, LABEL, C),
     partial(thin_out, LABEL, PROB[0, :, 0, 0]),
     partial(resize_labels, LABEL, (3, 4)),
@@ -136,6 +139,7 @@ CASES = [
     partial(CutMix(1.0), B, H, W, 'cpu'),
     partial(BetaCutMix((8, 2), 0.7), B, H, W, 'cpu'),
     partial(region_boxes, VALID, 3),
+    partial(rescaled, FEATURES, LABEL, torch.tensor([0.4, 1.3]), torch.tensor([[0.3, 0.6], [0.0, 1.0]])),
     partial(MIX.images, LOGITS),
     partial(MIX.maps, LABEL),
     partial(MIX.labels, PSEUDO),

@@ -28,8 +28,7 @@ def pixel_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | Non
     Returns:
         Tensor: A scalar.
     """
-    loss = F.cross_entropy(logits, pseudo.label, reduction='none', ignore_index=IGNORE_INDEX) * pseudo.weight
-    return masked_mean(loss, valid)
+    return masked_mean(_pixel_losses(logits, pseudo.label) * pseudo.weight, valid)
 
 
 def soft_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | None = None) -> Tensor:
@@ -53,20 +52,26 @@ def normalised_cross_entropy(logits: Tensor, pseudo: PseudoLabel, total: Tensor)
     """Weighted cross-entropy to a pseudo-label, summed over pixels and divided by ``total``.
 
     With the sum of the weights as ``total`` it is a weighted mean: a batch with few sure pixels teaches as much as any
-    other.
+    other. With the sums of each image it is the mean of such means.
 
-    Source: AEL, dynamic re-weighting.
+    Source: AEL, dynamic re-weighting, eq. 12.
 
     Args:
         logits (Tensor): Class scores, (B, C, H, W).
         pseudo (PseudoLabel): Labels and weights, (B, H, W).
-        total (Tensor): What the weights sum to, >= 0, a scalar.
+        total (Tensor): What the weights sum to, >= 0: a scalar, or one sum an image, (B,).
 
     Returns:
-        Tensor: A scalar, 0 where ``total`` is 0.
+        Tensor: A scalar; where a sum is 0 its pixels add 0.
     """
-    loss = F.cross_entropy(logits, pseudo.label, reduction='none', ignore_index=IGNORE_INDEX) * pseudo.weight
-    return loss.sum() / total.clamp(min=_SMALLEST_TOTAL)
+    loss = _pixel_losses(logits, pseudo.label) * pseudo.weight
+    loss = loss.sum((1, 2)) if total.ndim else loss.sum()
+    return (loss / total.clamp(min=_SMALLEST_TOTAL)).mean()
+
+
+def _pixel_losses(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of each pixel, in full precision, (B, H, W)."""
+    return F.cross_entropy(full_precision(logits), label, reduction='none', ignore_index=IGNORE_INDEX)
 
 
 def masked_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
