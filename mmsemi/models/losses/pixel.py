@@ -86,10 +86,11 @@ def logit_distance(first: Tensor, second: Tensor, valid: Tensor | None = None, n
     """Squared distance of the class scores that two views give a pixel, averaged over pixels.
 
     Contrast with positive pairs alone; both views learn. ``normalize``: scores are standardised over the classes (mean
-    0, variance 1) and the squares are averaged over them, which lies in [0, 4] however confident the scores are; else
-    the squares of the plain scores are summed.
+    0, sample variance 1) and the squares are averaged over them, which lies in [0, 4] however confident the scores are;
+    else the squares of the plain scores are summed.
 
-    Source: DSSN, eq. 10 and 14 (without ``normalize``).
+    Source: DSSN, eq. 10 and 14 (without ``normalize``), and its released code, which divides by 0 where all scores of a
+    pixel are equal.
 
     Args:
         first, second (Tensor): Class scores, (B, C, H, W).
@@ -106,9 +107,10 @@ def logit_distance(first: Tensor, second: Tensor, valid: Tensor | None = None, n
 
 
 def _standardised(logits: Tensor, eps: float = 1e-5) -> Tensor:
-    """Scores with mean 0 and variance 1 over the classes; all 0 where they are equal."""
+    """Scores with mean 0 and sample variance 1 over the classes; all 0 where they are equal."""
     centered = logits - logits.mean(1, keepdim=True)
-    return centered * (centered.square().mean(1, keepdim=True) + eps).rsqrt()
+    variance = centered.square().sum(1, keepdim=True) / (logits.shape[1] - 1)
+    return centered * (variance + eps).rsqrt()
 
 
 @MODELS.register_module()
