@@ -17,7 +17,9 @@ from tests.golden.cases import output
 def build(method: str, num_classes: int, loss_decode: dict | None = None, **settings) -> nn.Module:
     """A method over a tiny network that scores ``num_classes`` classes; the network only holds its settings."""
     student = tiny.segmentor()
-    student['decode_head'].update(num_classes=num_classes, loss_decode=loss_decode or dict(type='PixelCrossEntropyLoss'))
+    student['decode_head'].update(
+        num_classes=num_classes, loss_decode=loss_decode or dict(type='PixelCrossEntropyLoss')
+    )
     return tiny.build(method, student=student, **settings)
 
 
@@ -39,7 +41,7 @@ def streams(valid: Tensor, boxes: tuple[Mix, ...] = (), labels: Tensor | None = 
 def step(
     model: nn.Module, batch: Streams, views: dict[str, list], guides: dict[str, list] | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The sum that a step minimises, and its losses by name, with ``views`` of the student, ``guides`` of the teacher."""
+    """What a step minimises, and its losses by name; ``views`` are the student's, ``guides`` the teacher's."""
     views, guides = ({name: output(logits) for name, logits in each.items()} for each in (views, guides or {}))
     model.student_views = lambda _: views
     model.guide_views = lambda _: guides

@@ -7,7 +7,7 @@ from mmsemi.models.thresholds import image_class_thresholds
 from tests.golden.cases import cases, close, labels, mask, mix, output, tensor, valid
 from tests.golden.hosts import build, step, streams
 
-# The released way, by key: half of all terms, maxima over the view as it is mixed, padding included, every pixel a pair.
+# The released way, by key: half of all terms, maxima over the view as mixed, padding included, every pixel a pair.
 RELEASED = dict(loss_scale=0.5, maxima_of='view', contrast_pixels='all')
 
 

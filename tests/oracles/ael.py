@@ -53,9 +53,7 @@ def sampling_rate(conf: list[float], beta: float) -> list[float]:
     return [((1 - c) / most) ** beta if most > 0 else 1.0 for c in conf]
 
 
-def copy_paste(
-    image: Tensor, y: Tensor, source: Tensor, y_source: Tensor, classes: list[int]
-) -> tuple[Tensor, Tensor]:
+def copy_paste(image: Tensor, y: Tensor, source: Tensor, y_source: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
     """The image (3, H, W) and labels (H, W) with the source's pixels of the drawn classes."""
     image, y = image.clone(), y.clone()
     for row in range(y.shape[0]):
@@ -101,9 +99,7 @@ def boxes(labels: Tensor, c: int, least: float) -> list[Tensor]:
 # The consistency loss
 
 
-def pseudo_labels(
-    p: Tensor, gamma: float, exists: Tensor, threshold: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
+def pseudo_labels(p: Tensor, gamma: float, exists: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Of each pixel of the teacher's probabilities (n, C): its best class, what it counts, and what it counts in the
     sum that divides, confidence to the power."""
     label = torch.zeros(len(p), dtype=torch.long)
@@ -117,7 +113,7 @@ def pseudo_labels(
 
 
 def eq12(prob: list[Tensor], label: list[Tensor], weight: list[Tensor], divides: list[Tensor]) -> Tensor:
-    """L_u: of each image the student's cross-entropy to the labels, weighted, over the sum of the weights; their mean."""
+    """L_u: the mean over images of the student's weighted cross-entropy over the sum of the weights."""
     total = prob[0].sum() * 0
     for image in zip(prob, label, weight, divides, strict=True):
         total = total + consistency(*image)

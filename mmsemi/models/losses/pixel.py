@@ -138,6 +138,7 @@ class PixelCrossEntropyLoss(nn.Module):
         self, logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
     ) -> Tensor:
         """Compare ``logits`` (B, C, H, W) with ``labels`` (B, H, W); ``weight`` (B, H, W) multiplies each pixel."""
+        logits = full_precision(logits)
         loss = F.cross_entropy(logits, labels, self.class_weight, reduction='none', ignore_index=ignore_index)
         if weight is not None:
             loss = loss * weight
