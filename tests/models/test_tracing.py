@@ -11,6 +11,7 @@ from torch import nn
 
 import mmsemi.models
 from mmsemi import structures
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.info_nce import info_nce
@@ -87,6 +88,7 @@ CASES = [
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum()),
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum((1, 2))),
     partial(masked_mean, WEIGHT, VALID),
+    partial(of_logits, masked_mean, BranchOutput((), WEIGHT[:, None], (9, 9))),
     partial(logit_distance, LOGITS, OTHER, VALID),
     *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
     partial(PixelCrossEntropyLoss(class_weight=[1.0, 2.0, 1.0, 0.5]), LOGITS, LABEL, WEIGHT),

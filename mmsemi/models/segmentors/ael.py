@@ -12,7 +12,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.pixel import normalised_cross_entropy
 from mmsemi.models.pseudo_labels import confidence_weighted_labels
 from mmsemi.models.resizing import resize_labels
@@ -251,4 +251,4 @@ class AEL(MeanTeacher):
             # Ranks share one sum: the mean of their losses is that of one process with all their images.
             total = total.sum()
             all_reduce(total, 'mean')
-        return normalised_cross_entropy(out.logits, pseudo, total)
+        return of_logits(normalised_cross_entropy, out, pseudo, total)

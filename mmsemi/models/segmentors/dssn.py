@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.pixel import logit_distance, pixel_cross_entropy
 from mmsemi.models.pseudo_labels import class_aware_labels, confident_labels
 from mmsemi.registry import MODELS
@@ -153,7 +153,7 @@ class DSSN(FixMatch):
     def contrast(self, first: BranchOutput, second: BranchOutput, same: Tensor) -> Tensor:
         """Eq. 10 or 14 over the pixels that are positive pairs, ``same`` (B, H, W)."""
         pairs = same if self.contrast_pixels == 'same' else None
-        return self.contrast_weight * logit_distance(first.logits, second.logits, pairs, self.normalize_logits)
+        return self.contrast_weight * of_logits(logit_distance, (first, second), pairs, self.normalize_logits)
 
     def pseudo_labels(self, weak: BranchOutput, valid: Tensor) -> PseudoLabel:
         """Labels of the weak view and the mask of eq. 22."""
@@ -176,13 +176,13 @@ class DSSN(FixMatch):
         for i, mix in enumerate(streams.mix):
             of_view = self.class_aware and self.maxima_of == 'view'
             labels = self.view_labels(views['guide'], mix) if of_view else mix.labels(pseudo)
-            terms.append(pixel_cross_entropy(views[f'strong_{i}'].logits, labels, mix.maps(streams.valid)))
+            terms.append(of_logits(pixel_cross_entropy, views[f'strong_{i}'], labels, mix.maps(streams.valid)))
         started = self.epoch >= self.low_level_start if self.low_level_start else 1
         return self.label_weight * started * sum(terms)
 
     def high_level_loss(self, pseudo: PseudoLabel, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
         """Eq. 19: the perturbed features learn the labels."""
-        terms = [pixel_cross_entropy(views[f'perturbed_{i}'].logits, pseudo, streams.valid) for i in range(2)]
+        terms = [of_logits(pixel_cross_entropy, views[f'perturbed_{i}'], pseudo, streams.valid) for i in range(2)]
         return self.label_weight * sum(terms)
 
 

@@ -47,6 +47,8 @@ class SemiSegmentor(BaseSegmentor):
     has_teacher = False
     # Whether the teacher looks at the labeled images, too.
     labeled_guide = False
+    # Whether the method reads the teacher's features, which else are let go before the student's pass.
+    guide_features = False
 
     def __init__(
         self,
@@ -155,6 +157,8 @@ class SemiSegmentor(BaseSegmentor):
     def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
         """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
         guides = self.guide_views(inputs)
+        if not self.guide_features:
+            guides = {name: out.without_features() for name, out in guides.items()}
         streams = self.adapt_streams(inputs, guides)
         views = {**self.student_views(streams), **guides}
         supervised = self.supervised_loss(views['labeled'], streams.labels)

@@ -12,7 +12,7 @@ from mmengine.dist import all_reduce
 from mmseg.models.utils import resize
 from torch import Tensor
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.pixel import normalised_cross_entropy
 from mmsemi.models.precision import prediction_entropy, probabilities
@@ -182,7 +182,7 @@ class U2PL(SemiSegmentor):
         pseudo = streams.mix[0].labels(pseudo)
         kept = (pseudo.weight > 0).sum().to(pseudo.weight.dtype)
         all_reduce(kept, 'mean')
-        return normalised_cross_entropy(out.logits, pseudo, kept * kept / pseudo.weight.numel())
+        return of_logits(normalised_cross_entropy, out, pseudo, kept * kept / pseudo.weight.numel())
 
     # Contrast, section 3.3; all maps at the resolution of the representation
 
@@ -225,7 +225,7 @@ class U2PL(SemiSegmentor):
             mix = Mix(coarse(streams.mix[0].mask), streams.mix[0].partner)
             classes = torch.cat([truth, mix.maps(label)])
             qualified = torch.cat([anchors, mix.maps(anchors_weak)])
-        features = torch.cat([views[name].heads[_HEAD] for name in ('labeled', 'strong_0')])
+        features = views['labeled'].heads[_HEAD], views['strong_0'].heads[_HEAD]
         return self.anchor_loss(features, classes, qualified)
 
     @torch.no_grad()
@@ -235,17 +235,24 @@ class U2PL(SemiSegmentor):
         prob = probabilities(resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners))
         return prob, prob.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
-    def anchor_loss(self, features: Tensor, classes: Tensor, qualified: Tensor) -> Tensor:
+    def anchor_loss(self, features: tuple[Tensor, Tensor], classes: Tensor, qualified: Tensor) -> Tensor:
         """Contrast anchors drawn of each class with its centre and its queue: the mean over classes that have some.
 
         Args:
-            features (Tensor): The student's representation of both streams, (B, D, h, w).
-            classes (Tensor): Class of each pixel, (B, h, w).
+            features (tuple[Tensor, Tensor]): The student's representation of both streams, each (B, D, h, w).
+            classes (Tensor): Class of each pixel of both, (2 B, h, w).
             qualified (Tensor): Which pixels may be anchors, (B, h, w).
         """
         index, drawn = draw_per_class(classes, qualified, self.num_classes, 1.0, self.queries)
         pixels = classes[0].numel()
-        anchors = features.flatten(2)[index // pixels, :, index % pixels]
+        image, pixel = index // pixels, index % pixels
+        labeled, strong = (maps.flatten(2) for maps in features)
+        last = len(labeled) - 1
+        anchors = torch.where(
+            (image <= last)[..., None],
+            labeled[image.clamp(max=last), :, pixel],
+            strong[(image - last - 1).clamp(min=0), :, pixel],
+        )
         rows = self.queues.draw(self.queries * self.negatives).view(-1, self.negatives)
         count = drawn.sum(1, keepdim=True)
         counted = (drawn & (self.queues.filled > 0)[:, None]).to(self.queues.value.dtype)
