@@ -44,13 +44,13 @@ class Mix:
     mask: Tensor
     partner: Tensor | None = None
 
-    def images(self, images: Tensor) -> Tensor:
-        """Mix ``images`` (B, C, H, W)."""
-        return torch.where(self.mask[:, None], self.partners(images), images)
+    def images(self, images: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Mix ``images`` (B, C, H, W); ``shown`` is what a partner gives away, by default the images themselves."""
+        return torch.where(self.mask[:, None], self.partners(images if shown is None else shown), images)
 
-    def maps(self, maps: Tensor) -> Tensor:
-        """Mix ``maps`` (B, H, W): labels, weights, validity."""
-        return torch.where(self.mask, self.partners(maps), maps)
+    def maps(self, maps: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Mix ``maps`` (B, H, W): labels, weights, validity; ``shown`` is what a partner gives away."""
+        return torch.where(self.mask, self.partners(maps if shown is None else shown), maps)
 
     def partners(self, values: Tensor) -> Tensor:
         """What belongs to each image's partner, (B, ...)."""
@@ -60,29 +60,41 @@ class Mix:
         """The mix of maps that have only these rows (h,) and columns (w,)."""
         return Mix(self.mask[:, rows[:, None], columns], self.partner)
 
-    def labels(self, pseudo: PseudoLabel) -> PseudoLabel:
-        """Mix a pseudo-label with the boxes that its images were mixed with."""
-        prob = None if pseudo.prob is None else self.images(pseudo.prob)
-        return PseudoLabel(self.maps(pseudo.label), self.maps(pseudo.weight), prob)
+    def labels(self, pseudo: PseudoLabel, shown: PseudoLabel | None = None) -> PseudoLabel:
+        """Mix a pseudo-label with the boxes that its images were mixed with; ``shown`` is what a partner gives away."""
+        shown = shown or pseudo
+        prob = None if pseudo.prob is None else self.images(pseudo.prob, shown.prob)
+        return PseudoLabel(self.maps(pseudo.label, shown.label), self.maps(pseudo.weight, shown.weight), prob)
 
 
 @dataclass
 class Paste:
-    """Labeled pixels that were put into unlabeled images, before these are mixed.
+    """Boxes of labeled images in copies of the unlabeled ones. A copy is what an image gives away when boxes are
+    exchanged; the image itself keeps its own pixels.
 
     Args:
-        mask (Tensor): True where a labeled pixel lies, bool, (B, H, W).
-        labels (Tensor): Its ground truth, long, (B, H, W), read where ``mask``; 255 = ignore.
+        mask (Tensor): True where the copy shows the labeled image, bool, (B, H, W).
+        labels (Tensor): Ground truth of the labeled images, long, (B, H, W), read where ``mask``; 255 = ignore.
+        images (Tensor): The labeled images, (B, 3, H, W), read where ``mask``.
     """
 
     mask: Tensor
     labels: Tensor
+    images: Tensor
+
+    def into(self, images: Tensor) -> Tensor:
+        """The copies of ``images`` (B, 3, H, W)."""
+        return torch.where(self.mask[:, None], self.images, images)
 
     def truth(self, pseudo: PseudoLabel) -> PseudoLabel:
-        """Pseudo-labels of the unlabeled images, with the ground truth, fully counted, where it is known."""
+        """The copies' labels: the ground truth, fully counted, where it is known, else those of the images."""
         given = self.labels != IGNORE_INDEX
         label = torch.where(self.mask & given, self.labels, pseudo.label)
         return replace(pseudo, label=label, weight=torch.where(self.mask, given.to(pseudo.weight), pseudo.weight))
+
+    def known(self, valid: Tensor) -> Tensor:
+        """Where the copies have something to teach: a label, or an unlabeled pixel that is no padding, (B, H, W)."""
+        return torch.where(self.mask, self.labels != IGNORE_INDEX, valid)
 
 
 @dataclass
@@ -96,9 +108,8 @@ class Streams:
         strong (tuple[Tensor]): Strong views of ``weak``, each (Bu, 3, H, W), not yet mixed.
         valid (Tensor): False where an unlabeled crop was padded, bool, (Bu, H, W).
         mix (tuple[Mix]): How each strong view is mixed.
-        pasted (tuple[Paste]): What each strong view shows of labeled images, where a method pastes some into them.
+        pasted (tuple[Paste]): Labeled boxes in what each strong view takes from partners, where a method has some.
         unlabeled_gt (Tensor, optional): Ground truth of the unlabeled images, for diagnostics alone: no loss reads it.
-        labeled_mix (Mix, optional): How ``labeled`` and ``labels`` were mixed, where a method mixes labeled images.
     """
 
     labeled: Tensor
@@ -109,13 +120,15 @@ class Streams:
     mix: tuple[Mix, ...] = field(default=())
     pasted: tuple[Paste, ...] = ()
     unlabeled_gt: Tensor | None = None
-    labeled_mix: Mix | None = None
 
     def strong_views(self) -> dict[str, Tensor]:
         """The strong views, mixed, by name: 'strong_0', 'strong_1', ..., each (Bu, 3, H, W)."""
-        pairs = zip(self.strong, self.mix, strict=True)
-        return {f'strong_{i}': mix.images(strong) for i, (strong, mix) in enumerate(pairs)}
+        views = {}
+        for i, (strong, mix) in enumerate(zip(self.strong, self.mix, strict=True)):
+            views[f'strong_{i}'] = mix.images(strong, self.pasted[i].into(strong) if self.pasted else strong)
+        return views
 
     def own(self, i: int) -> Tensor:
-        """Where strong view ``i``, before it is mixed, shows the unlabeled images themselves, bool, (Bu, H, W)."""
-        return self.valid & ~self.pasted[i].mask if self.pasted else self.valid
+        """Where strong view ``i``, mixed, shows pixels of unlabeled images, padding left out, bool, (Bu, H, W)."""
+        shown = self.valid & ~self.pasted[i].mask if self.pasted else self.valid
+        return self.mix[i].maps(self.valid, shown)

@@ -53,7 +53,7 @@ CITYSCAPES = {
     'mllc_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
     'mllc_dlv2-r101': Schedule((256, 512), 100, 1e-2, 1, 1e-4, 8),
     'augseg_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=100_000 / (4 * 800**2)),
-    'ael_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
+    'ael_r101': Schedule(801, 200, 1e-2, 10, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
     'u2pl_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
 }
 SCHEDULES = {'voc': VOC, 'voc_513': VOC_513, 'voc_classic': VOC, 'cityscapes': CITYSCAPES}
@@ -80,7 +80,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     'dssn': {
         'momentum': 0.996, 'threshold': 0.92, 'class_ratio': 0.96, 'contrast_weight': 0.01, 'label_weight': 0.25,
-        'normalize_logits': True, 'loss_scale': 1.0, 'feature_dropout': 0.5, 'data_preprocessor.num_strong': 2,
+        'normalize_logits': True, 'contrast_pixels': 'same', 'maxima_of': 'image', 'low_level_start': 0.0,
+        'loss_scale': 1.0, 'feature_dropout': 0.5, 'data_preprocessor.num_strong': 2,
     },
     'esl': {
         'momentum': 0.99, 'threshold': 0.95, 'dominant_mass': 0.95, 'top_n': None, 'soft_weight': 0.2,
@@ -102,19 +103,26 @@ SETTINGS: dict[str, dict[str, Any]] = {
     'ael': {
         'momentum': 0.99, 'threshold': 0.0, 'confidence_momentum': 0.999, 'copy_paste_prob': 0.5,
         'sampling_power': 0.5, 'confidence_power': 2.0, 'labeled_weight': 1.0, 'adaptive_cutmix': True,
+        'min_area': 0.005, 'paste_classes': 1, 'paste_scale': (0.2, 1.0), 'normalised_by': 'image',
+        'sampled_by': 'teacher', 'forget_absent': False, 'joint_pass': True, 'data_preprocessor.strong': None,
+        'data_preprocessor.cutmix': dict(type='FixedAreaCutMix', sides='logarithm', prob=1.0),
     },
     'u2pl': {
-        'momentum': 0.99, 'unreliable': 0.2, 'dynamic_partition': True, 'threshold': 0.3, 'low_rank': 3,
-        'high_rank': 20, 'queries': 256, 'negatives': 50, 'temperature': 0.5, 'queue_length': 30000,
-        'background_length': 50000, 'contrast_weight': 1.0, 'heads.representation.out_channels': 256,
-        'data_preprocessor.strong': None, 'data_preprocessor.cutmix': dict(type='CutMix', prob=0.5),
-        'unsup_warmup': 0.0,
+        'momentum': 0.99, 'copy_epochs': 1, 'unsup_start': 1, 'unsup_warmup': 0.0, 'unreliable': 0.2,
+        'dynamic_partition': True, 'confident': None, 'threshold': 0.3, 'low_rank': 3, 'high_rank': 20,
+        'queries': 256, 'negatives': 50, 'temperature': 0.5, 'queue_length': 30000, 'background_length': 50000,
+        'contrast_weight': 1.0, 'heads.representation.out_channels': 256,
+        'data_preprocessor.strong': None,
+        'data_preprocessor.cutmix': dict(type='FixedAreaCutMix', sides='width', prob=0.5),
     },
 }  # fmt: skip
 ON_CITYSCAPES: dict[str, dict[str, Any]] = {
     'unimatch': {'threshold': 0.0},
     'corrmatch': {'threshold': 0.0, 'dynamic_threshold': False},
-    'u2pl': {'unsup_warmup': 1},
+    'u2pl': {'copy_epochs': 0, 'unsup_start': 0},
+    'ael': {'paste_classes': 3},
+    'fixmatch': {'threshold': 0.0},
+    'mean_teacher': {'threshold': 0.0},
 }
 
 
@@ -126,8 +134,8 @@ def of(name: str) -> tuple[Config, str, str]:
 
 def setting(cfg: Config, key: str) -> Any:
     """A key of the model, as configured or by default."""
-    if key == 'momentum':
-        return cfg.default_hooks.get('teacher', {}).get('momentum')
+    if key in ('momentum', 'copy_epochs'):
+        return cfg.default_hooks.get('teacher', {}).get(key)
     node, kind = cfg.model, MODELS.get(cfg.model.type)
     *outer, last = key.split('.')
     for part in outer:
@@ -279,9 +287,9 @@ def test_the_weak_view_is_that_of_the_common_ground(name):
     cfg, _, _ = of(name)
     steps = {step.pop('type'): dict(step) for step in cfg.train_dataloader.dataset.pipeline}
     assert (steps['RandomScale'], steps['RandomFlip']) == (dict(ratio_range=(0.5, 2.0)), dict(prob=0.5))
-    if PATHS[name].parent.name not in ('supervised', 'augseg', 'esl', 'u2pl'):
+    if PATHS[name].parent.name not in ('supervised', 'augseg', 'esl', 'u2pl', 'ael'):
         assert cfg.model.data_preprocessor.strong == dict(type='StrongView')
-    if PATHS[name].parent.name not in ('supervised', 'augseg', 'u2pl'):
+    if PATHS[name].parent.name not in ('supervised', 'augseg', 'u2pl', 'ael'):
         assert cfg.model.data_preprocessor.cutmix == dict(type='CutMix')
 
 

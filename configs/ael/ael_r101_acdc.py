@@ -7,5 +7,5 @@ _base_ = [
 ]
 network = _base_.network
 network.decode_head.num_classes = 4
-model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
+model = dict(paste_classes=1, data_preprocessor=dict(size=_base_.crop_size), student=network)
 default_hooks = dict(checkpoint=dict(save_best='teacher/mDice'))

@@ -1,8 +1,8 @@
-# Crop 801, 200 epochs.
+# Crop 801, 200 epochs, heads x10.
 _base_ = [
     '../_base_/models/deeplabv3plus_r50_u2pl.py',
     '../_base_/datasets/cityscapes_801.py',
-    '../_base_/schedules/sgd_cityscapes_200.py',
+    '../_base_/schedules/sgd_heads_x10_cityscapes.py',
     '../_base_/methods/ael.py',
 ]
 network = _base_.network

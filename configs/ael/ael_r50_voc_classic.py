@@ -6,4 +6,4 @@ _base_ = [
     '../_base_/methods/ael.py',
 ]
 network = _base_.network
-model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
+model = dict(paste_classes=1, data_preprocessor=dict(size=_base_.crop_size), student=network)

@@ -1,4 +1,4 @@
-# Crop 801, 240 epochs, the paper's thresholds; the released code's are model.threshold=0.3 model.class_ratio=0.5.
+# Crop 801, 240 epochs, the paper's thresholds; the released code has none: model.class_aware=False model.threshold=0.
 _base_ = [
     '../_base_/models/deeplabv3plus_r101_unimatch.py',
     '../_base_/datasets/cityscapes_801.py',

@@ -1,4 +1,4 @@
-# Crop 801, 200 epochs, the first of them a warm-up; an auxiliary head on the third stage.
+# Crop 801, 200 epochs, all with unlabeled images; an auxiliary head on the third stage.
 _base_ = [
     '../_base_/models/deeplabv3plus_r101_u2pl.py',
     '../_base_/datasets/cityscapes_801.py',
@@ -11,4 +11,5 @@ ohem = dict(type='OhemCrossEntropyLoss', threshold=0.7, min_kept=100_000 / (2 * 
 network.decode_head.loss_decode = ohem
 network.auxiliary_head = dict(_base_.auxiliary_head, num_classes=19, loss_decode=dict(ohem, loss_weight=0.4))
 network.test_cfg = dict(mode='slide', crop_size=_base_.crop_size, stride=(534, 534))
-model = dict(unsup_warmup=1, data_preprocessor=dict(size=_base_.crop_size), student=network)
+model = dict(unsup_start=0, data_preprocessor=dict(size=_base_.crop_size), student=network)
+default_hooks = dict(teacher=dict(copy_epochs=0))

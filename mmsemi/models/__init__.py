@@ -18,7 +18,7 @@ from .segmentors import (
     Supervised,
     UniMatch,
 )
-from .views import BetaCutMix, CutMix, RandomIntensity, StrongView
+from .views import BetaCutMix, CutMix, FixedAreaCutMix, RandomIntensity, StrongView
 
 __all__ = [
     'AEL',
@@ -37,6 +37,7 @@ __all__ = [
     'DeepLabV2Head',
     'DeepLabV3PlusHead',
     'FixMatch',
+    'FixedAreaCutMix',
     'LabelGraph',
     'MeanTeacher',
     'OhemCrossEntropyLoss',

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import MODELS
@@ -39,9 +40,9 @@ class BranchOutput:
     taps: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def logits(self) -> Tensor:
-        """Class scores at the resolution of the input, (B, C, H, W)."""
+        """Class scores at the resolution of the input, (B, C, H, W); made anew, since these maps are large."""
         return resize(self.coarse_logits, size=self.size, mode='bilinear', align_corners=self.align_corners)
 
     @property
@@ -55,6 +56,10 @@ class BranchOutput:
             return self.features[in_index]
         return self.coarse_logits if source == 'classifier' else self.taps[source]
 
+    def without_features(self) -> BranchOutput:
+        """The same scores and heads alone: what no one reads need not stay in memory while the student's pass runs."""
+        return replace(self, features=(), taps={})
+
     def split(self, sizes: list[int]) -> list[BranchOutput]:
         """Take apart the images of a joint pass, ``sizes`` images each."""
         features = zip(*(level.split(sizes) for level in self.features), strict=True)
@@ -65,6 +70,29 @@ class BranchOutput:
                 for part, piece in zip(parts, value.split(sizes), strict=True):
                     getattr(part, named)[name] = piece
         return parts
+
+
+def of_logits(function: Callable[..., Tensor], outputs: BranchOutput | Sequence[BranchOutput], *args: Any) -> Tensor:
+    """``function(logits, *args)``, and no map of the input's size kept for the backward pass.
+
+    Class scores are small where the decode head makes them, and a sixteenth of a crop's pixels. The backward pass
+    resizes them again and computes ``function`` again, which is exact, and little beside the networks.
+
+    Args:
+        function (Callable): A loss of class scores, of one view or of several.
+        outputs (BranchOutput | Sequence[BranchOutput]): Where they come from.
+        *args: What else it takes.
+
+    Returns:
+        Tensor: Its value.
+    """
+    outputs = [outputs] if isinstance(outputs, BranchOutput) else list(outputs)
+
+    def again(*coarse: Tensor) -> Tensor:
+        return function(*(replace(out, coarse_logits=x).logits for out, x in zip(outputs, coarse, strict=True)), *args)
+
+    coarse = [out.coarse_logits for out in outputs]
+    return checkpoint(again, *coarse, use_reentrant=False, preserve_rng_state=False)
 
 
 class Branch(BaseModule):

@@ -17,6 +17,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmsemi.models.precision import full_precision, no_autocast
 from mmsemi.registry import MODELS
 
 
@@ -98,9 +99,11 @@ def resize_transposed(maps: Tensor, size: tuple[int, int], align_corners: bool =
     Returns:
         Tensor: (B, N, h, w).
     """
-    rows = _interpolation(size[0], maps.shape[2], maps, align_corners)
-    columns = _interpolation(size[1], maps.shape[3], maps, align_corners)
-    return rows @ maps @ columns.T
+    with no_autocast(maps):
+        maps = full_precision(maps)
+        rows = _interpolation(size[0], maps.shape[2], maps, align_corners)
+        columns = _interpolation(size[1], maps.shape[3], maps, align_corners)
+        return rows @ maps @ columns.T
 
 
 def _interpolation(coarse: int, fine: int, like: Tensor, align_corners: bool) -> Tensor:

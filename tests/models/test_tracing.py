@@ -11,6 +11,7 @@ from torch import nn
 
 import mmsemi.models
 from mmsemi import structures
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.info_nce import info_nce
@@ -53,11 +54,12 @@ from mmsemi.models.pseudo_labels import (
     label_accuracy,
 )
 from mmsemi.models.resizing import aligns_corners, resize_labels, resize_transposed, with_align_corners
-from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, draw_per_class, thin_out
+from mmsemi.models.sampling import count_classes, draw_classes, draw_others, draw_partners, draw_per_class, thin_out
 from mmsemi.models.state.parts import masked_average_pooling
 from mmsemi.models.thresholds import class_thresholds, image_class_thresholds, order_statistics, quantiles
 from mmsemi.models.views import BetaCutMix, CutMix
 from mmsemi.models.views.regions import region_boxes
+from mmsemi.models.views.scaling import rescaled
 from mmsemi.structures import Mix, PseudoLabel
 
 B, C, D, H, W = 2, 4, 6, 6, 5
@@ -84,7 +86,9 @@ CASES = [
     partial(pixel_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(soft_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum()),
+    partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum((1, 2))),
     partial(masked_mean, WEIGHT, VALID),
+    partial(of_logits, masked_mean, BranchOutput((), WEIGHT[:, None], (9, 9))),
     partial(logit_distance, LOGITS, OTHER, VALID),
     *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
     partial(PixelCrossEntropyLoss(class_weight=[1.0, 2.0, 1.0, 0.5]), LOGITS, LABEL, WEIGHT),
@@ -124,6 +128,7 @@ CASES = [
     partial(draw_per_class, LABEL, VALID, C, 0.3, 5),
     partial(draw_classes, PROB[0, :, 0, 0], 5),
     partial(draw_partners, count_classes(LABEL, C), LABEL[:, 0, 0], 2),
+    partial(draw_others, 3, 'cpu'),
     partial(count_classes, LABEL, C),
     partial(thin_out, LABEL, PROB[0, :, 0, 0]),
     partial(resize_labels, LABEL, (3, 4)),
@@ -138,6 +143,7 @@ CASES = [
     partial(CutMix(1.0), B, H, W, 'cpu'),
     partial(BetaCutMix((8, 2), 0.7), B, H, W, 'cpu'),
     partial(region_boxes, VALID, 3),
+    partial(rescaled, FEATURES, LABEL, torch.tensor([0.4, 1.3]), torch.tensor([[0.3, 0.6], [0.0, 1.0]])),
     partial(MIX.images, LOGITS),
     partial(MIX.maps, LABEL),
     partial(MIX.labels, PSEUDO),

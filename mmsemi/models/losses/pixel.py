@@ -30,8 +30,7 @@ def pixel_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | Non
     Returns:
         Tensor: A scalar.
     """
-    loss = F.cross_entropy(logits, pseudo.label, reduction='none', ignore_index=IGNORE_INDEX) * pseudo.weight
-    return masked_mean(loss, valid)
+    return masked_mean(_pixel_losses(logits, pseudo.label) * pseudo.weight, valid)
 
 
 def soft_cross_entropy(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | None = None) -> Tensor:
@@ -55,20 +54,26 @@ def normalised_cross_entropy(logits: Tensor, pseudo: PseudoLabel, total: Tensor)
     """Weighted cross-entropy to a pseudo-label, summed over pixels and divided by ``total``.
 
     With the sum of the weights as ``total`` it is a weighted mean: a batch with few sure pixels teaches as much as any
-    other.
+    other. With the sums of each image it is the mean of such means.
 
-    Source: AEL, dynamic re-weighting.
+    Source: AEL, dynamic re-weighting, eq. 12.
 
     Args:
         logits (Tensor): Class scores, (B, C, H, W).
         pseudo (PseudoLabel): Labels and weights, (B, H, W).
-        total (Tensor): What the weights sum to, >= 0, a scalar.
+        total (Tensor): What the weights sum to, >= 0: a scalar, or one sum an image, (B,).
 
     Returns:
-        Tensor: A scalar, 0 where ``total`` is 0.
+        Tensor: A scalar; where a sum is 0 its pixels add 0.
     """
-    loss = F.cross_entropy(logits, pseudo.label, reduction='none', ignore_index=IGNORE_INDEX) * pseudo.weight
-    return loss.sum() / total.clamp(min=_SMALLEST_TOTAL)
+    loss = _pixel_losses(logits, pseudo.label) * pseudo.weight
+    loss = loss.sum((1, 2)) if total.ndim else loss.sum()
+    return (loss / total.clamp(min=_SMALLEST_TOTAL)).mean()
+
+
+def _pixel_losses(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of each pixel, in full precision, (B, H, W)."""
+    return F.cross_entropy(full_precision(logits), label, reduction='none', ignore_index=IGNORE_INDEX)
 
 
 def masked_mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -83,10 +88,11 @@ def logit_distance(first: Tensor, second: Tensor, valid: Tensor | None = None, n
     """Squared distance of the class scores that two views give a pixel, averaged over pixels.
 
     Contrast with positive pairs alone; both views learn. ``normalize``: scores are standardised over the classes (mean
-    0, variance 1) and the squares are averaged over them, which lies in [0, 4] however confident the scores are; else
-    the squares of the plain scores are summed.
+    0, sample variance 1) and the squares are averaged over them, which lies in [0, 4] however confident the scores are;
+    else the squares of the plain scores are summed.
 
-    Source: DSSN, eq. 10 and 14 (without ``normalize``).
+    Source: DSSN, eq. 10 and 14 (without ``normalize``), and its released code, which divides by 0 where all scores of a
+    pixel are equal.
 
     Args:
         first, second (Tensor): Class scores, (B, C, H, W).
@@ -103,9 +109,10 @@ def logit_distance(first: Tensor, second: Tensor, valid: Tensor | None = None, n
 
 
 def _standardised(logits: Tensor, eps: float = 1e-5) -> Tensor:
-    """Scores with mean 0 and variance 1 over the classes; all 0 where they are equal."""
+    """Scores with mean 0 and sample variance 1 over the classes; all 0 where they are equal."""
     centered = logits - logits.mean(1, keepdim=True)
-    return centered * (centered.square().mean(1, keepdim=True) + eps).rsqrt()
+    variance = centered.square().sum(1, keepdim=True) / (logits.shape[1] - 1)
+    return centered * (variance + eps).rsqrt()
 
 
 @MODELS.register_module()
@@ -133,6 +140,7 @@ class PixelCrossEntropyLoss(nn.Module):
         self, logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
     ) -> Tensor:
         """Compare ``logits`` (B, C, H, W) with ``labels`` (B, H, W); ``weight`` (B, H, W) multiplies each pixel."""
+        logits = full_precision(logits)
         loss = F.cross_entropy(logits, labels, self.class_weight, reduction='none', ignore_index=ignore_index)
         if weight is not None:
             loss = loss * weight
@@ -181,7 +189,7 @@ class OhemCrossEntropyLoss(PixelCrossEntropyLoss):
     ) -> Tensor:
         """Compare ``logits`` (B, C, H, W) with ``labels`` (B, H, W); ``weight`` (B, H, W) multiplies each pixel."""
         kept = self.hard_pixels(logits, labels, ignore_index)
-        labels = torch.where(kept, labels, ignore_index)
+        logits, labels = full_precision(logits), torch.where(kept, labels, ignore_index)
         loss = F.cross_entropy(logits, labels, self.class_weight, reduction='none', ignore_index=ignore_index)
         if weight is not None:
             loss = loss * weight

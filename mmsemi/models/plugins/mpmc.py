@@ -178,7 +178,7 @@ class MPMC(Plugin):
             if f'strong_{i}' not in views:
                 continue
             coarse = mix.at(rows, columns)
-            own = coarse.maps(streams.own(i)[:, rows[:, None], columns])
+            own = streams.own(i)[:, rows[:, None], columns]
             patches = views[f'strong_{i}'].heads[_HEAD]
             loss = weighted_binary_cross_entropy(patches, coarse.images(prob), coarse.images(weight))
             terms.append(masked_mean(loss, own))

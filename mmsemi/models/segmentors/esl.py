@@ -62,6 +62,7 @@ class ESL(SemiSegmentor):
     """
 
     has_teacher = True
+    guide_features = True
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.pixel import pixel_cross_entropy
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
@@ -52,7 +52,7 @@ class FixMatch(SemiSegmentor):
         pseudo = confident_labels(views['guide'].logits, self.threshold, streams.valid)
         pseudo = self.reweight(pseudo, views['guide'])
         terms = [
-            pixel_cross_entropy(views[f'strong_{i}'].logits, mix.labels(pseudo), mix.maps(streams.valid))
+            of_logits(pixel_cross_entropy, views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
             for i, mix in enumerate(streams.mix)
         ]
         return {'loss_strong': sum(terms) / len(terms), **self.describe(pseudo, streams)}

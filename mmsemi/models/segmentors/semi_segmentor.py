@@ -34,7 +34,8 @@ class SemiSegmentor(BaseSegmentor):
         heads (dict[str, dict], optional): Auxiliary heads of a branch by name.
         sup_weight (float): Factor of all supervised terms. Defaults to 1.
         unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
-        unsup_warmup (float): Epochs over which that factor rises from (nearly) 0. Defaults to 0.
+        unsup_start (float): Epochs in which that factor is 0. Defaults to 0.
+        unsup_warmup (float): Epochs over which it then rises from (nearly) 0. Defaults to 0.
         plugins (list[dict], optional): Configs of :class:`Plugin` that add losses to those of the method.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
@@ -46,6 +47,8 @@ class SemiSegmentor(BaseSegmentor):
     has_teacher = False
     # Whether the teacher looks at the labeled images, too.
     labeled_guide = False
+    # Whether the method reads the teacher's features, which else are let go before the student's pass.
+    guide_features = False
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class SemiSegmentor(BaseSegmentor):
         heads: dict[str, dict] | None = None,
         sup_weight: float = 1.0,
         unsup_weight: float = 1.0,
+        unsup_start: float = 0.0,
         unsup_warmup: float = 0.0,
         plugins: list[dict] | None = None,
         test_cfg: dict | None = None,
@@ -64,10 +68,12 @@ class SemiSegmentor(BaseSegmentor):
             type(self).__name__,
             ('sup_weight', sup_weight, sup_weight >= 0, 'be 0 or more'),
             ('unsup_weight', unsup_weight, unsup_weight >= 0, 'be 0 or more'),
+            ('unsup_start', unsup_start, unsup_start >= 0, 'be 0 or more'),
             ('unsup_warmup', unsup_warmup, unsup_warmup >= 0, 'be 0 or more'),
         )
         self.sup_weight = sup_weight
         self.unsup_weight = unsup_weight
+        self.unsup_start = unsup_start
         self.unsup_warmup = unsup_warmup
         crop = self.data_preprocessor.size
         self.student = Branch(student, heads, crop)
@@ -151,6 +157,8 @@ class SemiSegmentor(BaseSegmentor):
     def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
         """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
         guides = self.guide_views(inputs)
+        if not self.guide_features:
+            guides = {name: out.without_features() for name, out in guides.items()}
         streams = self.adapt_streams(inputs, guides)
         views = {**self.student_views(streams), **guides}
         supervised = self.supervised_loss(views['labeled'], streams.labels)
@@ -200,13 +208,16 @@ class SemiSegmentor(BaseSegmentor):
     def unsup_factor(self) -> Tensor | float:
         """Weight of the unsupervised terms at this point of training.
 
-        It rises as ``exp(-5 (1 - t)^2)``, slowly while the first pseudo-labels are poor (Laine and Aila, 2017,
-        arXiv:1610.02242).
+        After ``unsup_start`` it rises as ``exp(-5 (1 - t)^2)``, slowly while the first pseudo-labels are poor (Laine
+        and Aila, 2017, arXiv:1610.02242).
         """
-        if not self.unsup_warmup:
+        if not (self.unsup_start or self.unsup_warmup):
             return self.unsup_weight
-        remaining = (1 - self.epoch / self.unsup_warmup).clamp(min=0)
-        return self.unsup_weight * (-5 * remaining.square()).exp()
+        past = self.epoch - self.unsup_start
+        factor = self.unsup_weight * (past >= 0)
+        if not self.unsup_warmup:
+            return factor
+        return factor * (-5 * (1 - past / self.unsup_warmup).clamp(min=0).square()).exp()
 
     def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
         """Losses of the segmentor's heads on labeled images, as their configs state.

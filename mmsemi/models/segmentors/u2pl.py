@@ -12,7 +12,7 @@ from mmengine.dist import all_reduce
 from mmseg.models.utils import resize
 from torch import Tensor
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.pixel import normalised_cross_entropy
 from mmsemi.models.precision import prediction_entropy, probabilities
@@ -42,14 +42,14 @@ class U2PL(SemiSegmentor):
     Args:
         unreliable (float): Share of the unlabeled pixels, those of highest entropy, whose labels are not used at the
             start of training (alpha_0), in [0, 1). Defaults to 0.2.
-        dynamic_partition (bool): The share falls to 0 at the end of training, and ``confident`` with it; else they
-            stay. Defaults to True.
+        dynamic_partition (bool): The share falls to 0 at the end of training, epoch by epoch, and ``confident`` with
+            it; else they stay. Defaults to True.
         pseudo_weight (float): Base weight of the pseudo-labels' cross-entropy (eta). Defaults to 1.
         contrast_weight (float): Weight of the contrast (lambda_c). Defaults to 1.
         threshold (float): Teacher's probability of its class above which a pixel may be an anchor (delta_p), in [0, 1].
             Defaults to 0.3.
         confident (float, optional): Share of the unlabeled pixels, those of lowest entropy, that may be anchors at the
-            start of training, in [0, 1]; None: all whose labels are used. Defaults to 0.2.
+            start of training, in [0, 1], 0.2 as released; None: all whose labels are used. Defaults to None.
         low_rank, high_rank (int): An unlabeled pixel is a negative of the classes from ``low_rank`` on to the one
             before ``high_rank`` in its order of probability, 0 the likeliest, as many of them as there are; a labeled
             one of the wrong classes before ``low_rank``. Default to 3 and 20.
@@ -79,7 +79,7 @@ class U2PL(SemiSegmentor):
         pseudo_weight: float = 1.0,
         contrast_weight: float = 1.0,
         threshold: float = 0.3,
-        confident: float | None = 0.2,
+        confident: float | None = None,
         low_rank: int = 3,
         high_rank: int = 20,
         negatives_from: str = 'unreliable',
@@ -169,19 +169,20 @@ class U2PL(SemiSegmentor):
             tuple[Tensor, Tensor, Tensor]: Whose label is used, and who may be an anchor, bool, (B, H, W); the entropy
             (gamma_t) below which a label is used.
         """
-        remaining = 1 - self.progress * self.dynamic_partition
+        # The share of training is t / T in whole epochs.
+        past = self.progress * self.epoch.floor() / self.epoch.clamp(min=1)
+        remaining = 1 - past * self.dynamic_partition
         shares = torch.stack([(self.confident or 0) * remaining, 1 - self.unreliable * remaining])
         lowest, limit = quantiles(entropy, valid, shares)
         reliable = valid & (entropy < limit)
         return reliable, (reliable if self.confident is None else valid & (entropy <= lowest)), limit
 
     def pseudo_loss(self, out: BranchOutput, pseudo: PseudoLabel, streams: Streams) -> Tensor:
-        """Mean cross-entropy over the kept pixels of the mixed view, divided by their share of the valid ones."""
-        pseudo, valid = streams.mix[0].labels(pseudo), streams.mix[0].maps(streams.valid)
-        counts = torch.stack([(pseudo.weight > 0).sum(), valid.sum()]).to(pseudo.weight.dtype)
-        all_reduce(counts, 'mean')
-        kept, whole = counts
-        return normalised_cross_entropy(out.logits, pseudo, kept * kept / whole.clamp(min=1))
+        """Mean cross-entropy over the kept pixels of the mixed view, divided by their share of all pixels."""
+        pseudo = streams.mix[0].labels(pseudo)
+        kept = (pseudo.weight > 0).sum().to(pseudo.weight.dtype)
+        all_reduce(kept, 'mean')
+        return of_logits(normalised_cross_entropy, out, pseudo, kept * kept / pseudo.weight.numel())
 
     # Contrast, section 3.3; all maps at the resolution of the representation
 
@@ -224,7 +225,7 @@ class U2PL(SemiSegmentor):
             mix = Mix(coarse(streams.mix[0].mask), streams.mix[0].partner)
             classes = torch.cat([truth, mix.maps(label)])
             qualified = torch.cat([anchors, mix.maps(anchors_weak)])
-        features = torch.cat([views[name].heads[_HEAD] for name in ('labeled', 'strong_0')])
+        features = views['labeled'].heads[_HEAD], views['strong_0'].heads[_HEAD]
         return self.anchor_loss(features, classes, qualified)
 
     @torch.no_grad()
@@ -234,17 +235,24 @@ class U2PL(SemiSegmentor):
         prob = probabilities(resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners))
         return prob, prob.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
-    def anchor_loss(self, features: Tensor, classes: Tensor, qualified: Tensor) -> Tensor:
+    def anchor_loss(self, features: tuple[Tensor, Tensor], classes: Tensor, qualified: Tensor) -> Tensor:
         """Contrast anchors drawn of each class with its centre and its queue: the mean over classes that have some.
 
         Args:
-            features (Tensor): The student's representation of both streams, (B, D, h, w).
-            classes (Tensor): Class of each pixel, (B, h, w).
+            features (tuple[Tensor, Tensor]): The student's representation of both streams, each (B, D, h, w).
+            classes (Tensor): Class of each pixel of both, (2 B, h, w).
             qualified (Tensor): Which pixels may be anchors, (B, h, w).
         """
         index, drawn = draw_per_class(classes, qualified, self.num_classes, 1.0, self.queries)
         pixels = classes[0].numel()
-        anchors = features.flatten(2)[index // pixels, :, index % pixels]
+        image, pixel = index // pixels, index % pixels
+        labeled, strong = (maps.flatten(2) for maps in features)
+        last = len(labeled) - 1
+        anchors = torch.where(
+            (image <= last)[..., None],
+            labeled[image.clamp(max=last), :, pixel],
+            strong[(image - last - 1).clamp(min=0), :, pixel],
+        )
         rows = self.queues.draw(self.queries * self.negatives).view(-1, self.negatives)
         count = drawn.sum(1, keepdim=True)
         counted = (drawn & (self.queues.filled > 0)[:, None]).to(self.queues.value.dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.pixel import pixel_cross_entropy
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
@@ -69,10 +69,10 @@ class UniMatch(FixMatch):
         pseudo = self.reweight(pseudo, views['guide'])
         losses = {
             f'loss_strong_{i}': self.strong_weight
-            * pixel_cross_entropy(views[f'strong_{i}'].logits, mix.labels(pseudo), mix.maps(streams.valid))
+            * of_logits(pixel_cross_entropy, views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
             for i, mix in enumerate(streams.mix)
         }
         if self.feature_weight:
-            perturbed = views['perturbed_0'].logits
-            losses['loss_feature'] = self.feature_weight * pixel_cross_entropy(perturbed, pseudo, streams.valid)
+            perturbed = of_logits(pixel_cross_entropy, views['perturbed_0'], pseudo, streams.valid)
+            losses['loss_feature'] = self.feature_weight * perturbed
         return {**losses, **self.describe(pseudo, streams)}

@@ -1,0 +1,63 @@
+"""What a step keeps until the backward pass: no scores of the crop's size, no features that no one reads."""
+
+import pytest
+import torch
+
+from mmsemi.models.branch import BranchOutput, of_logits
+from mmsemi.models.losses.pixel import logit_distance, pixel_cross_entropy
+from mmsemi.registry import MODELS
+from mmsemi.structures import PseudoLabel
+from tests import tiny
+
+B, C, CROP = 2, tiny.NUM_CLASSES, tiny.SIZE
+
+
+def outputs(seed: int) -> BranchOutput:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(B, C, 8, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    return BranchOutput((), coarse, (CROP, CROP), align_corners=bool(seed))
+
+
+def saved(run) -> list[tuple[int, ...]]:
+    """Shapes of the tensors that a computation keeps for its backward pass."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        run()
+    return list({x.data_ptr(): tuple(x.shape) for x in kept}.values())
+
+
+@pytest.mark.parametrize('views', [1, 2])
+def test_a_loss_of_logits_has_the_value_and_gradient_of_the_loss_and_keeps_nothing_of_its_size(views):
+    out, label = [outputs(seed) for seed in range(views)], torch.randint(0, C, (B, CROP, CROP))
+    if views == 1:
+        function, given = pixel_cross_entropy, (PseudoLabel(label, torch.rand(label.shape, dtype=torch.float64)),)
+    else:
+        function, given = logit_distance, (label > 0,)
+    ours = of_logits(function, out if views > 1 else out[0], *given)
+    plain = function(*(each.logits for each in out), *given)
+    assert torch.equal(ours, plain)
+    coarse = [each.coarse_logits for each in out]
+    for a, b in zip(torch.autograd.grad(ours, coarse), torch.autograd.grad(plain, coarse), strict=True):
+        assert torch.equal(a, b) and a.any()
+    assert (B, C, CROP, CROP) in saved(lambda: function(*(each.logits for each in out), *given))
+    kept = saved(lambda: of_logits(function, out if views > 1 else out[0], *given))
+    assert all(shape[-2:] != (CROP, CROP) for shape in kept)
+
+
+@pytest.mark.parametrize('method', ['FixMatch', 'MeanTeacher', 'UniMatch', 'DSSN', 'AEL', 'U2PL'])
+def test_a_step_keeps_scores_of_the_crops_size_for_the_labeled_images_alone(method):
+    model = tiny.build(method).train()
+    shapes = saved(lambda: model.loss(tiny.streams_for(model, 3, 2)))
+    assert [shape for shape in shapes if shape[1:] == (C, CROP, CROP)] == [(3, C, CROP, CROP)]
+
+
+@pytest.mark.parametrize('method', [name for name in tiny.METHODS if MODELS.get(name).has_teacher])
+def test_a_teacher_leaves_its_features_only_where_they_are_read(method):
+    model, seen = tiny.build(method).train(), []
+    adapt = model.adapt_streams
+    model.adapt_streams = lambda streams, guides: seen.append(guides) or adapt(streams, guides)
+    model.loss(tiny.streams_for(model))
+    assert len(seen) == 1 and seen[0]
+    for out in seen[0].values():
+        assert bool(out.features) == model.guide_features and out.coarse_logits is not None
+        assert model.guide_features or not out.taps
