@@ -110,7 +110,6 @@ class Streams:
         mix (tuple[Mix]): How each strong view is mixed.
         pasted (tuple[Paste]): Labeled boxes in what each strong view takes from partners, where a method has some.
         unlabeled_gt (Tensor, optional): Ground truth of the unlabeled images, for diagnostics alone: no loss reads it.
-        labeled_mix (Mix, optional): How ``labeled`` and ``labels`` were mixed, where a method mixes labeled images.
     """
 
     labeled: Tensor
@@ -121,7 +120,6 @@ class Streams:
     mix: tuple[Mix, ...] = field(default=())
     pasted: tuple[Paste, ...] = ()
     unlabeled_gt: Tensor | None = None
-    labeled_mix: Mix | None = None
 
     def strong_views(self) -> dict[str, Tensor]:
         """The strong views, mixed, by name: 'strong_0', 'strong_1', ..., each (Bu, 3, H, W)."""

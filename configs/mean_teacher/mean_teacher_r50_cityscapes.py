@@ -1,4 +1,4 @@
-# The network, crop (800) and schedule of mllc_r101_cityscapes.py.
+# The network, crop (800) and schedule of mllc_r101_cityscapes.py; no threshold.
 _base_ = [
     '../_base_/models/deeplabv3plus_r50.py',
     '../_base_/datasets/cityscapes.py',
@@ -7,5 +7,5 @@ _base_ = [
 ]
 network = _base_.network
 network.decode_head.num_classes = 19
-network.test_cfg = dict(mode='slide', crop_size=(800, 800), stride=(534, 534))
-model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
+network.test_cfg = dict(mode='slide', crop_size=_base_.crop_size, stride=(534, 534))
+model = dict(threshold=0.0, data_preprocessor=dict(size=_base_.crop_size), student=network)

@@ -8,6 +8,7 @@ network = _base_.network
 network.decode_head.num_classes = 11
 model = dict(
     # From a random start, pseudo-labels are worth learning later than with pretrained weights.
+    unsup_start=0,
     unsup_warmup=1,
     queries=64,
     queue_length=1024,
@@ -17,3 +18,4 @@ model = dict(
     student=network,
     heads=dict(representation=dict(in_channels=64, out_channels=64, norm_cfg=dict(type='BN'))),
 )
+default_hooks = dict(teacher=dict(copy_epochs=0))

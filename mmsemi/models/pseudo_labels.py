@@ -36,10 +36,10 @@ def confident_labels(logits: Tensor, threshold: float | Tensor, valid: Tensor | 
 
 def confidence_weighted_labels(
     logits: Tensor, power: float, threshold: float = 0.0, valid: Tensor | None = None
-) -> PseudoLabel:
+) -> tuple[PseudoLabel, Tensor]:
     """The most probable class of each pixel, weighted by a power of its probability.
 
-    Source: AEL, dynamic re-weighting.
+    Source: AEL, dynamic re-weighting, eq. 13; the threshold is that of its released code.
 
     Args:
         logits (Tensor): Class scores, (B, C, H, W).
@@ -48,13 +48,14 @@ def confidence_weighted_labels(
         valid (Tensor, optional): False where the crop was padded, (B, H, W).
 
     Returns:
-        PseudoLabel: Weight 0 for pixels below the threshold.
+        tuple[PseudoLabel, Tensor]: Labels, weight 0 for pixels below the threshold or not valid; and the weights before
+        the threshold, (B, H, W).
     """
     confidence, label = probabilities(logits.detach()).max(1)
-    kept = confidence >= threshold
+    weight = confidence**power
     if valid is not None:
-        kept = kept & valid
-    return PseudoLabel(label, torch.where(kept, confidence**power, 0))
+        weight = torch.where(valid, weight, 0)
+    return PseudoLabel(label, torch.where(confidence >= threshold, weight, 0)), weight
 
 
 def class_aware_labels(logits: Tensor, ratio: float, least: float, valid: Tensor | None = None) -> PseudoLabel:

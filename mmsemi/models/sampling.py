@@ -78,6 +78,13 @@ def draw_classes(prob: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
+def draw_others(count: int, device: torch.device | str) -> Tensor:
+    """Draw for each of ``count`` >= 2 images another one, each as likely, long, (count,)."""
+    step = 1 + (torch.rand(count, device=device) * (count - 1)).long().clamp(max=count - 2)
+    return (torch.arange(count, device=device) + step) % count
+
+
+@torch.no_grad()
 def draw_partners(counts: Tensor, classes: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
     """Draw for each image another one that shows the image's class, each such image equally likely.
 

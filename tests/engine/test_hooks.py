@@ -62,6 +62,30 @@ def test_the_teacher_is_the_moving_average_with_warm_up(buffers):
         assert torch.allclose(value, expected[key], atol=1e-6), key
 
 
+@pytest.mark.parametrize(
+    'settings, expected',
+    [
+        (dict(), [0, 1 / 2, 2 / 3, 0.7, 0.7]),
+        (dict(warmup=False), [0, 0.7, 0.7, 0.7, 0.7]),
+        (dict(copy_epochs=1), [0, 0, 0, 1 / 2, 2 / 3]),
+        (dict(copy_epochs=1, warmup=False), [0, 0, 0, 0.7, 0.7]),
+        (dict(copy_epochs=0.5), [0, 0, 1 / 2, 2 / 3, 0.7]),
+    ],
+    ids=str,
+)
+def test_the_teacher_is_a_copy_as_long_as_it_is_told_and_warms_up_from_there_or_not_at_all(settings, expected):
+    model = tiny.build('MeanTeacher')
+    hook = EMATeacherHook(momentum=0.7, **settings)
+    hook.before_train(runner(model))
+    student, teacher = (next(getattr(model, name).parameters()) for name in ('student', 'teacher'))
+    for iteration, momentum in enumerate(expected):
+        shift(model)
+        before = teacher.detach().clone()
+        hook.after_train_iter(runner(model, iter=iteration, train_dataloader=range(2)), 0)
+        assert torch.allclose(teacher, momentum * before + (1 - momentum) * student, atol=1e-6)
+        assert momentum or torch.equal(teacher, student)
+
+
 def test_the_teacher_waits_while_gradients_accumulate():
     model = tiny.build('MeanTeacher')
     hook = EMATeacherHook()
@@ -276,7 +300,12 @@ def test_a_plain_mmseg_checkpoint_fits_with_parts_to_spare_but_not_with_parts_mi
 
 @pytest.mark.parametrize(
     'make',
-    [lambda: EMATeacherHook(momentum=1), lambda: EMATeacherHook(buffers='x'), lambda: FiniteLossHook(interval=0)],
+    [
+        lambda: EMATeacherHook(momentum=1),
+        lambda: EMATeacherHook(buffers='x'),
+        lambda: EMATeacherHook(copy_epochs=-1),
+        lambda: FiniteLossHook(interval=0),
+    ],
 )
 def test_arguments_out_of_range_are_named(make):
     with pytest.raises(ValueError, match='Hook: '):

@@ -4,16 +4,19 @@ import copy
 from functools import cache
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from mmsemi.engine import ConfidenceHook
 from mmsemi.models.losses.pixel import normalised_cross_entropy
 from mmsemi.models.pseudo_labels import confidence_weighted_labels
-from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, thin_out
+from mmsemi.models.sampling import count_classes, draw_classes, draw_others, draw_partners, thin_out
 from mmsemi.models.state.class_confidence import ClassConfidence
 from mmsemi.models.views.regions import region_boxes
+from mmsemi.models.views.scaling import rescaled
 from mmsemi.structures import Mix, PseudoLabel, Streams
 from tests import tiny
 from tests.oracles import ael as oracle
@@ -54,6 +57,24 @@ def test_the_bank_equals_its_equation_and_leaves_void_out():
         expected = torch.tensor([value or 0.0 for value in literal], dtype=torch.float64)
         assert torch.allclose(state.value, expected, atol=1e-10)
     assert state.seen.tolist() == [True, True, False, True]
+    before = state.value.clone()
+    state.commit()
+    assert torch.equal(state.value, before), 'nothing observed changes nothing'
+
+
+def test_a_forgotten_class_counts_as_confidence_0_in_steps_that_show_others():
+    state = ClassConfidence(C, momentum=0.9, forget_absent=True).double()
+    state.value.copy_(torch.tensor(CONFIDENCE, dtype=torch.float64))
+    state.seen.fill_(True)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, C, 4, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 2, (2, 4, 5), generator=generator)
+    state.observe(logits, labels)
+    state.commit()
+    new = oracle.class_confidence(rows(logits.softmax(1)), labels.flatten())
+    assert new[2] is None and new[3] is None
+    literal = oracle.moved(CONFIDENCE, [value or 0.0 for value in new], 0.9)
+    assert torch.allclose(state.value, state.value.new_tensor(literal), atol=1e-10)
     before = state.value.clone()
     state.commit()
     assert torch.equal(state.value, before), 'nothing observed changes nothing'
@@ -102,6 +123,15 @@ def test_partners_are_other_images_that_show_the_class_each_as_likely():
         assert abs(share - 1 / len(others)) < 4 * 0.5 / 600**0.5
     found = draw_partners(counts, torch.tensor([1, 1, 1, 1]), 2)[1]
     assert found.tolist() == [True, False, True, True], 'an image is no partner of itself'
+
+
+def test_others_are_any_image_but_itself_each_as_likely():
+    torch.manual_seed(0)
+    drawn = torch.stack([draw_others(4, 'cpu') for _ in range(600)])
+    for image in range(4):
+        share = torch.bincount(drawn[:, image], minlength=4) / 600
+        assert share[image] == 0 and (share[torch.arange(4) != image] - 1 / 3).abs().max() < 4 * 0.5 / 600**0.5
+    assert draw_others(2, 'cpu').tolist() == [1, 0]
 
 
 def test_classes_are_counted_image_by_image_without_void():
@@ -195,36 +225,86 @@ def test_little_known_classes_are_mixed_more_often():
 
 
 def test_copied_pixels_bring_their_labels():
-    model = tiny.build('AEL', preprocessor=dict(size=(SIZE, SIZE)), copy_paste_prob=0.5)
+    settings = dict(copy_paste_prob=0.5, paste_classes=2, paste_scale=(1.0, 1.0))
+    model = tiny.build('AEL', preprocessor=dict(size=(SIZE, SIZE)), **settings)
     model.confidence.value.copy_(torch.tensor(CONFIDENCE))
     labels = blobs(3, 7)
     labels[:, 0] = 255
-    labels[labels == 2] = 1
-    labels[1:][labels[1:] == 3] = 0  # the last class is shown by the first image alone
+    labels[labels == 2] = 1  # nobody shows this class
     images = torch.randn(3, 3, SIZE, SIZE)
-    literal = {
-        (i, j, c): oracle.copy_paste(images[i], labels[i], images[j], labels[j], c)
-        for i in range(3) for j in range(3) for c in range(C) if i != j
-    }  # fmt: skip
     torch.manual_seed(0)
-    drawn = torch.zeros(C)
-    for _ in range(80):
-        given = Streams(images, labels, images, (images,), labels < 255, (plain_boxes(3),))
-        streams = model.adapt_streams(given, {'guide': SimpleNamespace(logits=torch.zeros(3, C, SIZE, SIZE))})
-        for i, mask in enumerate(streams.labeled_mix.mask):
-            partner = int(streams.labeled_mix.partner[i])
+    drawn, partners, pasted, times = torch.zeros(C), set(), 0, 150
+    for _ in range(times):
+        streams = model.copy_paste(Streams(images, labels, images))
+        for i in range(3):
+            mask = (streams.labeled[i] != images[i]).any(0)
             if not mask.any():
-                assert torch.equal(streams.labels[i], labels[i]) and torch.equal(streams.labeled[i], images[i])
+                assert torch.equal(streams.labels[i], labels[i])
                 continue
-            c = int(labels[partner][mask].unique())
-            assert partner != i and torch.equal(mask, labels[partner] == c)
-            image, label = literal[i, partner, c]
-            assert torch.equal(streams.labeled[i], image) and torch.equal(streams.labels[i], label)
-            drawn[c] += 1
-    prob = oracle.class_probability(CONFIDENCE)
-    # Classes 0 and 1 for every image, the last one for two of three.
-    expected = torch.tensor([prob[0], prob[1], 0, prob[3] * 2 / 3]) * 0.5
-    assert torch.allclose(drawn / 240, expected, atol=4 * 0.4 / 240**0.5) and drawn[2] == 0
+            pasted += 1
+            classes = streams.labels[i][mask].unique().tolist()
+            cases = [(j, *oracle.copy_paste(images[i], labels[i], images[j], labels[j], classes)) for j in range(3)]
+            partner = [j for j, image, label in cases if torch.equal(streams.labeled[i], image) and j != i]
+            assert len(partner) == 1 and torch.equal(streams.labels[i], cases[partner[0]][2])
+            partners.add((i, partner[0]))
+            drawn[classes] += 1
+    assert partners == {(i, j) for i in range(3) for j in range(3) if i != j}
+    prob = torch.tensor(oracle.class_probability(CONFIDENCE))
+    shown = torch.stack([(labels == c).flatten(1).any(1) for c in range(C)])
+    assert shown.all(1).tolist() == [True, True, False, True]
+    expected = 0.5 * (1 - (1 - prob) ** 2) * shown[:, 0]
+    assert torch.allclose(drawn / (3 * times), expected, atol=4 * 0.5 / (3 * times) ** 0.5)
+    expected = 0.5 * (1 - prob[2] ** 2)
+    assert abs(pasted / (3 * times) - expected) < 4 * 0.5 / (3 * times) ** 0.5
+
+
+def test_pasted_pixels_come_from_a_crop_at_a_scale_of_its_own():
+    model = tiny.build('AEL', preprocessor=dict(size=(SIZE, SIZE)), copy_paste_prob=1.0, paste_classes=1)
+    labels = torch.zeros(4, SIZE, SIZE, dtype=torch.long)
+    labels[:2] = 1
+    images = labels[:, None].expand(-1, 3, -1, -1).float() * 5
+    model.confidence.value.copy_(torch.tensor([1e9, 0.0, 1e9, 1e9]))  # nothing but class 1 is drawn
+    torch.manual_seed(0)
+    shares = []
+    for _ in range(60):
+        streams = model.copy_paste(Streams(images, labels, images))
+        shown = streams.labels[2:] == 1
+        assert torch.equal(shown, streams.labeled[2:, 0] > 4.99) and torch.equal(streams.labels[:2], labels[:2])
+        shares += [float(mask.float().mean()) for mask in shown if mask.any()]
+    sides = torch.tensor(shares).sqrt()
+    assert 0.2 - 1 / SIZE < sides.min() < 0.3 and 0.9 < sides.max() < 1 + 1 / SIZE
+    assert abs(sides.mean() - 0.6) < 4 * 0.8 / (12 * len(sides)) ** 0.5, 'drawn uniformly from 0.2 to 1'
+
+
+@pytest.mark.parametrize('factor', [0.25, 0.5, 1.0, 1.25, 2.0])
+def test_rescaling_is_pils_bilinear_resize_at_the_place_asked_for(factor):
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(2, 3, 16, 24, generator=generator), torch.full((2, 16, 24), 7)
+    place = torch.tensor([[0.5, 1 / 3], [0.0, 1.0]])  # on whole pixels
+    ours, classes = rescaled(images, labels, torch.full((2,), factor), place)
+    height, width = int(16 * factor), int(24 * factor)
+    for b in range(2):
+        whole = torch.full((4, 64, 96), -1.0)  # the resized image on a large canvas
+        top, left = (place[b] * torch.tensor([16 - height, 24 - width])).round().int().tolist()
+        window = whole[:, 24 + top : 24 + top + height, 36 + left : 36 + left + width]
+        for channel in range(3):
+            pil = Image.fromarray(images[b, channel].numpy()).resize((width, height), Image.BILINEAR)
+            window[channel] = torch.from_numpy(np.array(pil))
+        window[3] = 1
+        expected = whole[:, 24:40, 36:60]
+        inside = expected[3] == 1
+        assert torch.equal(classes[b], torch.where(inside, 7, 255))
+        assert torch.allclose(ours[b][:, inside], expected[:3, inside], atol=1e-5)
+    if factor == 1:
+        assert torch.equal(ours, images) and torch.equal(classes, labels)
+
+
+def test_rescaled_labels_are_those_of_the_nearest_pixel():
+    labels = torch.arange(64).view(1, 8, 8)
+    _, half = rescaled(torch.zeros(1, 3, 8, 8), labels, torch.tensor([0.5]), torch.tensor([[1.0, 0.0]]))
+    assert torch.equal(half[0, 4:, :4], labels[0, 1::2, 1::2]) and (half[0, :4] == 255).all()
+    _, double = rescaled(torch.zeros(1, 3, 8, 8), labels, torch.tensor([2.0]), torch.tensor([[0.5, 0.5]]))
+    assert torch.equal(double[0], labels[0, 2:6, 2:6].repeat_interleave(2, 0).repeat_interleave(2, 1))
 
 
 # Losses
@@ -278,33 +358,38 @@ def loss_and_adapted(model, streams, seed=0):
     return losses, seen[0]
 
 
+def of_each_image(*pixels):
+    """Rows of pixels, image by image."""
+    return [each.split(SIZE * SIZE) for each in pixels]
+
+
 @pytest.mark.parametrize('threshold', [0.01, 0.5])
-def test_the_losses_equal_the_equations(threshold):
+@pytest.mark.parametrize('normalised_by', ['image', 'batch'])
+def test_the_losses_equal_the_equations(threshold, normalised_by):
     model, streams = model_and_streams(threshold=threshold, sampling_power=0.0, copy_paste_prob=1.0, labeled_weight=0.7)
+    model.normalised_by = normalised_by
+    per_image = normalised_by == 'image'
+    literal = (lambda *each: oracle.eq12(*of_each_image(*each))) if per_image else oracle.consistency
     losses, adapted = loss_and_adapted(model, streams)
-    mix, pasted = adapted.mix[0], adapted.labeled_mix
-    assert not torch.equal(mix.mask, streams.mix[0].mask) and pasted.mask.any(), 'the case must mix adaptively'
+    mix = adapted.mix[0]
+    assert not torch.equal(mix.mask, streams.mix[0].mask), 'the case must mix adaptively'
+    assert not torch.equal(adapted.labeled, streams.labeled), 'the case must paste'
     with torch.no_grad():
         student, teacher = model.student, model.teacher
         shape = streams.valid.shape
         p = rows(teacher(streams.weak).logits.softmax(1))
-        label, weight = oracle.pseudo_labels(p, 2.0, streams.valid.flatten(), threshold)
-        label, weight = (torch.where(mix.mask, x.view(shape)[mix.partner], x.view(shape)) for x in (label, weight))
+        maps = [x.view(shape) for x in oracle.pseudo_labels(p, 2.0, streams.valid.flatten(), threshold)]
+        label, weight, divides = (torch.where(mix.mask, x[mix.partner], x).flatten() for x in maps)
         strong = torch.where(mix.mask[:, None], streams.strong[0][mix.partner], streams.strong[0])
         prob = rows(student(strong).logits.softmax(1))
-        assert len(label.unique()) > 2
-        loss = oracle.consistency(prob, label.flatten(), weight.flatten())
-        assert torch.allclose(losses['unsup.loss_strong'], loss, atol=1e-10)
+        assert len(label.unique()) > 2 and (threshold < 0.1 or (weight < divides).any())
+        assert torch.allclose(losses['unsup.loss_strong'], literal(prob, label, weight, divides), atol=1e-10)
 
-        # The labeled images: the teacher saw each before anything was pasted into it.
-        p = rows(teacher(streams.labeled).logits.softmax(1))
-        label, weight = oracle.pseudo_labels(p, 2.0, (streams.labels != 255).flatten(), threshold)
-        label, weight = (
-            torch.where(pasted.mask, x.view(shape)[pasted.partner], x.view(shape)) for x in (label, weight)
-        )
+        # The labeled images, seen by both branches with what was pasted into them.
+        p = rows(teacher(adapted.labeled).logits.softmax(1))
+        pseudo = oracle.pseudo_labels(p, 2.0, (adapted.labels != 255).flatten(), threshold)
         prob = rows(student(adapted.labeled).logits.softmax(1))
-        loss = oracle.consistency(prob, label.flatten(), weight.flatten())
-        assert torch.allclose(losses['unsup.loss_labeled'], 0.7 * loss, atol=1e-10)
+        assert torch.allclose(losses['unsup.loss_labeled'], 0.7 * literal(prob, *pseudo), atol=1e-10)
 
         truth = adapted.labels.flatten()
         nll = [-torch.log(prob[i, truth[i]]) for i in range(len(truth)) if truth[i] != 255]
@@ -329,40 +414,52 @@ def test_the_supervised_loss_learns_the_sampled_pixels_and_the_bank_notes_all():
     assert model.confidence.pending[1].sum() == (streams.labels != 255).sum()
 
 
-def test_the_consistency_learns_sampled_pixels_by_the_teachers_classes():
+@pytest.mark.parametrize('by', ['teacher', 'student'])
+def test_the_consistency_learns_sampled_pixels_by_the_class_that_a_branch_gives_them(by):
     model, streams = model_and_streams(sampling_power=2.0)
-    guide = model.guide_views(streams)['guide']
-    whole = confidence_weighted_labels(guide.logits, 2.0, 0.0, streams.valid)
+    model.sampled_by = by
+    views = {**model.guide_views(streams), **model.student_views(streams)}
+    pseudo, weight = model.weighted_labels(views['guide'], streams.valid)
+    out, mix = views['strong_0'], streams.mix[0]
+    pseudo, weight = mix.labels(pseudo), mix.maps(weight)
     torch.manual_seed(1)
-    pseudo = model.weighted_labels(guide, streams.valid)
+    ours = model.consistency(out, pseudo, weight)
     torch.manual_seed(1)
-    kept = thin_out(whole.label, model.confidence.sampling_rates(2.0)) != 255
-    assert 0 < kept.sum() < kept.numel() and torch.equal(pseudo.label, whole.label)
-    assert torch.equal(pseudo.weight, whole.weight * kept)
+    classes = pseudo.label if by == 'teacher' else out.logits.argmax(1)
+    kept = thin_out(classes, model.confidence.sampling_rates(2.0)) != 255
+    assert 0 < kept.sum() < kept.numel() and not torch.equal(pseudo.label, out.logits.argmax(1))
+    weight = (weight * kept).flatten()
+    prob = rows(out.logits.softmax(1))
+    expected = oracle.eq12(*of_each_image(prob, pseudo.label.flatten(), weight, weight))
+    assert torch.allclose(ours, expected, atol=1e-10)
     labels = streams.labels
     expected = F.cross_entropy(model.student(streams.labeled).logits, labels, ignore_index=255)
-    assert torch.allclose(
-        model.supervised_loss(model.student(streams.labeled), labels)['loss_ce'], expected, atol=1e-10
-    )
+    supervised = model.supervised_loss(model.student(streams.labeled), labels)['loss_ce']
+    assert torch.allclose(supervised, expected, atol=1e-10), 'all labeled pixels'
 
 
 def test_weighted_labels_and_their_loss_equal_the_equations_and_have_their_gradient():
     torch.manual_seed(0)
     teacher, student = (torch.randn(2, C, 3, 4, dtype=torch.float64) * 2 for _ in range(2))
     valid = torch.rand(2, 3, 4) > 0.2
-    pseudo = confidence_weighted_labels(teacher, 1.5, 0.5, valid)
-    label, weight = oracle.pseudo_labels(rows(teacher.softmax(1)), 1.5, valid.flatten(), 0.5)
+    pseudo, whole = confidence_weighted_labels(teacher, 1.5, 0.5, valid)
+    label, weight, divides = oracle.pseudo_labels(rows(teacher.softmax(1)), 1.5, valid.flatten(), 0.5)
     assert torch.equal(pseudo.label.flatten(), label) and torch.allclose(pseudo.weight.flatten(), weight, atol=1e-12)
-    assert 0 < (weight > 0).sum() < valid.sum()
+    assert torch.allclose(whole.flatten(), divides, atol=1e-12) and 0 < (weight > 0).sum() < valid.sum()
     student.requires_grad_()
-    loss = normalised_cross_entropy(student, pseudo, pseudo.weight.sum())
-    literal = oracle.consistency(rows(student.softmax(1)), label, weight)
-    assert torch.allclose(loss, literal, atol=1e-12)
-    gradients = [torch.autograd.grad(value, student)[0] for value in (loss, literal)]
-    assert torch.allclose(*gradients, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda x: normalised_cross_entropy(x, pseudo, pseudo.weight.sum()), student)
+    each = [x.split(12) for x in (rows(student.softmax(1)), label, weight, divides)]
+    for total, literal in (
+        (whole.sum(), oracle.consistency(rows(student.softmax(1)), label, weight, divides)),
+        (whole.sum((1, 2)), oracle.eq12(*each)),
+    ):
+        loss = normalised_cross_entropy(student, pseudo, total)
+        assert torch.allclose(loss, literal, atol=1e-12)
+        gradients = [torch.autograd.grad(value, student, retain_graph=True)[0] for value in (loss, literal)]
+        assert torch.allclose(*gradients, atol=1e-12)
+        assert torch.autograd.gradcheck(lambda x, total=total: normalised_cross_entropy(x, pseudo, total), student)
     nothing = PseudoLabel(pseudo.label, torch.zeros_like(pseudo.weight))
     assert normalised_cross_entropy(student, nothing, nothing.weight.sum()) == 0
+    assert normalised_cross_entropy(student, nothing, nothing.weight.sum((1, 2))) == 0
 
 
 def test_what_a_plugin_takes_from_the_weights_is_not_given_back_by_the_normalisation():
@@ -381,11 +478,20 @@ def test_without_labeled_consistency_the_teacher_sees_the_weak_view_alone():
     assert sizes == [3] and 'unsup.loss_labeled' not in losses
 
 
+def test_the_student_sees_labeled_and_strong_views_together_or_apart():
+    sizes = []
+    for joint in (True, False):
+        model, seen = tiny.build('AEL', joint_pass=joint).train(), []
+        model.student.segmentor.backbone.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0]))
+        model.loss(tiny.streams(2, 3, mixed=False))
+        sizes.append([len(images) for images in seen])
+    assert sizes == [[5], [2, 3]]
+
+
 def test_one_labeled_image_has_no_partner_and_stays():
     model = tiny.build('AEL', copy_paste_prob=1.0).train()
     streams = tiny.streams(1, 1, mixed=False)
-    adapted = model.adapt_streams(streams, model.guide_views(streams))
-    assert torch.equal(adapted.labeled, streams.labeled) and torch.equal(adapted.labels, streams.labels)
+    assert model.copy_paste(streams) is streams
     assert model.loss(streams)['unsup.loss_strong'].isfinite()
 
 
@@ -397,9 +503,13 @@ def test_one_labeled_image_has_no_partner_and_stays():
         dict(min_area=0.9),
         dict(region_stride=8),
         dict(copy_paste_prob=0.0),
+        dict(paste_classes=1),
+        dict(paste_scale=(1.0, 1.0)),
         dict(sampling_power=0.0),
         dict(sampled='supervised'),
+        dict(sampled_by='student'),
         dict(confidence_power=0.0),
+        dict(normalised_by='batch'),
         dict(labeled_weight=0.0),
     ],
     ids=str,
@@ -422,7 +532,12 @@ def test_every_switch_of_the_ablations_changes_the_loss(switch):
         (dict(min_area=1.0), 'model.min_area must lie in'),
         (dict(region_stride=0), 'model.region_stride must be 1 or more'),
         (dict(copy_paste_prob=2), 'model.copy_paste_prob must lie in'),
+        (dict(paste_classes=0), 'model.paste_classes must be 1 or more'),
+        (dict(paste_scale=(0, 1)), r'model.paste_scale must be an ascending range above 0, not \(0, 1\)'),
+        (dict(paste_scale=(2, 1)), 'model.paste_scale must be an ascending range above 0'),
         (dict(sampling_power=-1), 'model.sampling_power must be 0 or more'),
+        (dict(sampled_by='truth'), 'model.sampled_by must be one of teacher, student'),
+        (dict(normalised_by='pixel'), 'model.normalised_by must be one of image, batch'),
         (dict(sampled='labels'), 'model.sampled must be one of consistency, supervised'),
         (dict(confidence_power=-1), 'model.confidence_power must be 0 or more'),
         (dict(labeled_weight=-1), 'model.labeled_weight must be 0 or more'),

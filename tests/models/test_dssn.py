@@ -145,6 +145,9 @@ def test_each_level_of_each_term_can_be_left_out_with_the_passes_that_it_needs(s
         dict(contrast_weight=0.1),
         dict(label_weight=0.5),
         dict(feature_dropout=0.1),
+        dict(contrast_pixels='all'),
+        dict(maxima_of='view'),
+        dict(low_level_start=1),
         dict(loss_scale=0.5),
     ],
     ids=str,
@@ -166,6 +169,69 @@ def test_without_class_aware_thresholds_one_threshold_holds_for_every_pixel():
         weak = model.teacher(streams.weak)
     pseudo = model.pseudo_labels(weak, streams.valid)
     assert torch.equal(pseudo.weight > 0, (weak.logits.softmax(1).amax(1) >= 0.6) & streams.valid)
+
+
+def test_by_key_the_maxima_are_those_of_what_a_mixed_view_shows():
+    model, streams = model_and_streams(maxima_of='view')
+    torch.manual_seed(0)
+    losses = model.loss(streams)
+    with torch.no_grad():
+        scores, weak = model.teacher(streams.weak).logits, model.student(streams.weak).logits
+        everything = torch.ones_like(streams.valid)
+        L_w2s_l = L_w2s_h = 0.0
+        for strong, mask in zip(streams.strong, (mix.mask for mix in streams.mix), strict=True):
+            m, t = labels_and_masks(mixed(scores, mask), everything)
+            y_s = oracle.rows(model.student(mixed(strong, mask)).logits).softmax(1)
+            rows = oracle.rows(m), oracle.rows(t)
+            L_w2s_l = L_w2s_l + oracle.eq18(*rows, y_s, mixed(streams.valid, mask).flatten())
+        own, of_padding = (labels_and_masks(weak, exists)[0] for exists in (streams.valid, everything))
+    assert not torch.equal(own, of_padding), 'the surest pixel of a class must be padding'
+    assert torch.allclose(losses['unsup.loss_label_low'], 0.25 * L_w2s_l, atol=1e-10)
+    views = {**model.guide_views(streams), **model.student_views(streams)}
+    for i in range(2):
+        y_s = oracle.rows(views[f'perturbed_{i}'].logits.detach()).softmax(1)
+        rows = oracle.rows(of_padding), oracle.rows(labels_and_masks(weak, everything)[1])
+        L_w2s_h = L_w2s_h + oracle.eq18(*rows, y_s, streams.valid.flatten())
+    high = model.unsupervised_loss(streams, views)['loss_label_high']
+    assert torch.allclose(high, 0.25 * L_w2s_h, atol=1e-10)
+
+
+def test_by_key_a_plugin_doubts_the_labels_of_what_is_mixed_in():
+    losses = []
+    for factor in (1.0, 0.25):
+        model, streams = model_and_streams(maxima_of='view')
+        model.reweight = lambda pseudo, guide, factor=factor: pseudo.reweight(torch.full_like(pseudo.weight, factor))
+        torch.manual_seed(0)
+        losses.append(model.loss(streams))
+    whole, quarter = losses
+    for level in ('low', 'high'):
+        assert torch.allclose(quarter[f'unsup.loss_label_{level}'], 0.25 * whole[f'unsup.loss_label_{level}'])
+
+
+def test_by_key_every_pixel_is_a_pair_of_the_contrast():
+    model, streams = model_and_streams(contrast_pixels='all')
+    torch.manual_seed(0)
+    views = {**model.guide_views(streams), **model.student_views(streams)}
+    losses = model.unsupervised_loss(streams, views)
+    everything = torch.ones_like(streams.valid).flatten()
+    for level, view in (('low', 'strong'), ('high', 'perturbed')):
+        rows = (oracle.rows(views[f'{view}_{i}'].logits.detach()) for i in range(2))
+        expected = 0.01 * oracle.released_contrast(*rows, everything)
+        assert torch.allclose(losses[f'loss_contrast_{level}'], expected, atol=1e-10)
+
+
+def test_the_views_of_the_image_learn_labels_from_an_epoch_on():
+    terms = []
+    for epoch in (0.0, 4.9, 5.0):
+        model, streams = model_and_streams(low_level_start=5)
+        model.epoch.fill_(epoch)
+        torch.manual_seed(0)
+        terms.append(model.loss(streams))
+    for name in terms[0]:
+        if name == 'unsup.loss_label_low':
+            assert terms[0][name] == terms[1][name] == 0 < terms[2][name]
+        elif 'loss' in name:
+            assert torch.equal(terms[0][name], terms[2][name]) and terms[0][name] > 0
 
 
 def test_no_gradient_reaches_the_teacher():
@@ -192,6 +258,9 @@ def test_the_log_tells_of_the_labels_of_both_guides():
         (dict(label_weight=-1), 'model.label_weight must be 0 or more'),
         (dict(loss_scale=-1), 'model.loss_scale must be 0 or more'),
         (dict(feature_dropout=1.0), r'feature_dropout must lie in \[0, 1\)'),
+        (dict(contrast_pixels='own'), 'model.contrast_pixels must be one of same, all'),
+        (dict(maxima_of='batch'), 'model.maxima_of must be one of image, view'),
+        (dict(low_level_start=-1), 'model.low_level_start must be 0 or more'),
         (dict(contrast_levels=('middle',)), "model.contrast_levels must hold nothing but 'low' and 'high'"),
         (dict(label_levels='low'), "model.label_levels must hold nothing but 'low' and 'high', not 'low'"),
         (dict(preprocessor=dict(num_strong=1)), 'model.data_preprocessor.num_strong must be 2, not 1'),

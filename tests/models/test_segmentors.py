@@ -125,6 +125,23 @@ def test_unsupervised_terms_rise_with_the_warm_up():
     assert full > 0 and values == pytest.approx(expected, rel=1e-5)
 
 
+def test_unsupervised_terms_start_when_they_are_told_and_warm_up_from_there():
+    values = {}
+    for settings in ((0, 0), (2, 0), (2, 4)):
+        model = tiny.build('FixMatch', threshold=0.0, unsup_start=settings[0], unsup_warmup=settings[1]).eval()
+        values[settings] = []
+        for epoch in (0, 1.99, 2, 3, 6):
+            model.epoch.fill_(epoch)
+            losses = model.loss(tiny.streams())
+            values[settings].append(losses['unsup.loss_strong'].item())
+            assert losses['sup.loss_ce'] > 0
+    full = values[0, 0][0]
+    assert full > 0 and values[0, 0] == [full] * 5
+    assert values[2, 0] == pytest.approx([0, 0, full, full, full], rel=1e-5)
+    expected = [0, 0, full * math.exp(-5), full * math.exp(-5 * 0.75**2), full]
+    assert values[2, 4] == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_auxiliary_head_learns_from_labels():
     cfg = tiny.segmentor()
     cfg['auxiliary_head'] = dict(
@@ -187,6 +204,7 @@ def test_a_plain_mmseg_checkpoint_starts_every_branch():
         ('FixMatch', dict(preprocessor=dict(num_strong=0)), 'num_strong must be 1 or more, not 0'),
         ('FixMatch', dict(sup_weight=-1), 'model.sup_weight must be 0 or more'),
         ('FixMatch', dict(unsup_warmup=-1), 'model.unsup_warmup must be 0 or more'),
+        ('FixMatch', dict(unsup_start=-1), 'model.unsup_start must be 0 or more'),
         ('MLLC', dict(threshold=1.1), 'MLLC: model.threshold must lie in'),
         ('MLLC', dict(slg_weight=-1), 'model.slg_weight must be 0 or more'),
         ('MLLC', dict(clg_weight=-1), 'model.clg_weight must be 0 or more'),

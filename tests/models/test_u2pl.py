@@ -17,7 +17,10 @@ C, LOW, HIGH, DELTA, TAU, N_NEG = tiny.NUM_CLASSES, 2, 3, 0.3, 0.5, 5
 LENGTHS = [120] + [100] * (C - 1)
 
 
-def model_and_streams(progress: float = 0.25, **kwargs):
+EPOCH, EPOCHS = 2.4, 8  # the third of eight
+
+
+def model_and_streams(epoch: float = EPOCH, **kwargs):
     """A model with predictions of several classes, sure and unsure, and queues that hold something."""
     arguments = dict(
         preprocessor=dict(size=(16, 16)), unreliable=0.4, confident=0.5, low_rank=LOW, high_rank=HIGH, threshold=DELTA,
@@ -37,7 +40,8 @@ def model_and_streams(progress: float = 0.25, **kwargs):
         model.teacher.load_state_dict(model.student.state_dict())
         for parameter in model.teacher.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-        model.progress.fill_(progress)
+        model.epoch.fill_(epoch)
+        model.progress.fill_(epoch / EPOCHS)
         if model.contrast_weight:
             features = torch.randn(2, 16, 4, 4, generator=generator, dtype=torch.float64)
             model.queues.observe(features, torch.rand(2, C, 4, 4, generator=generator) > 0.5)
@@ -48,14 +52,14 @@ def model_and_streams(progress: float = 0.25, **kwargs):
 class Literal:
     """What the formulas make of the teacher's outputs, at the crop's resolution and at stride 4."""
 
-    def __init__(self, model, streams, unreliable: float = 40, confident: float = 50, t: float = 0.25) -> None:
+    def __init__(self, model, streams, unreliable: float = 40, confident: float = 50) -> None:
         with torch.no_grad():
             out = model.teacher(torch.cat([streams.labeled, streams.weak]))
             prob, small = out.logits[1:].softmax(1), out.coarse_logits.softmax(1)
         self.z = out.heads['representation']
         self.H = oracle.entropies(prob)
-        self.gamma = oracle.gamma(self.H, streams.valid, 100 - oracle.alpha(unreliable, t, 1))
-        lowest = oracle.gamma(self.H, streams.valid, oracle.alpha(confident, t, 1))
+        self.gamma = oracle.gamma(self.H, streams.valid, 100 - oracle.alpha(unreliable, EPOCH, EPOCHS))
+        lowest = oracle.gamma(self.H, streams.valid, oracle.alpha(confident, EPOCH, EPOCHS))
         self.y = oracle.pseudo_label(prob, self.H, streams.valid, self.gamma)
         # Stride 4: the labeled image, the unlabeled ones.
         self.p, self.p_weak, self.valid = small[:1], small[1:], coarse(streams.valid)
@@ -81,8 +85,8 @@ def test_the_pseudo_labels_of_low_entropy_teach_the_mixed_view_as_the_paper_says
     literal, mask = Literal(model, streams), streams.mix[0].mask
     with torch.no_grad():
         strong = torch.where(mask[:, None], streams.weak.flip(0), streams.weak)
-        y, valid = (torch.where(mask, maps.flip(0), maps) for maps in (literal.y, streams.valid))
-        expected = oracle.unsupervised(model.student(strong).logits, y, valid, 0.7)
+        y = torch.where(mask, literal.y.flip(0), literal.y)
+        expected = oracle.unsupervised(model.student(strong).logits, y, 0.7)
     kept = literal.y[streams.valid] != oracle.IGNORE
     assert torch.allclose(losses['unsup.loss_pseudo'], expected, rtol=0, atol=1e-10)
     assert losses['unsup.threshold'].item() == pytest.approx(literal.gamma, abs=1e-10)
@@ -207,9 +211,10 @@ def test_the_partition_follows_training_and_stays_without_the_adjustment():
     generator = torch.Generator().manual_seed(0)
     entropy = torch.rand(2, 20, 25, generator=generator)
     valid = torch.ones_like(entropy, dtype=torch.bool)
-    for progress, kept, sure in ((0.0, 800, 200), (0.5, 900, 100), (1.0, 999, 1)):
-        model = tiny.build('U2PL')
-        model.progress.fill_(progress)
+    for epoch, kept, sure in ((0.0, 800, 200), (0.9, 800, 200), (4.0, 900, 100), (4.9, 900, 100), (8.0, 999, 1)):
+        model = tiny.build('U2PL', confident=0.2)
+        model.epoch.fill_(epoch)
+        model.progress.fill_(epoch / 8)
         reliable, low, limit = model.partition(entropy, valid)
         assert (abs(reliable.sum() - kept) <= 1) and abs(low.sum() - sure) <= 1
         assert entropy[reliable].max() < limit

@@ -1,4 +1,4 @@
-"""AEL (arXiv:2110.05474), what configs/ael/README.md says transcribed literally: loops over pixels, classes, regions.
+"""AEL (arXiv:2110.05474, section 3.3), transcribed literally: loops over pixels, classes, regions.
 
 ``conf`` is the confidence bank, one number a class. An image's pixels are rows (n, C) or maps (H, W); 255 is no class.
 """
@@ -53,14 +53,14 @@ def sampling_rate(conf: list[float], beta: float) -> list[float]:
     return [((1 - c) / most) ** beta if most > 0 else 1.0 for c in conf]
 
 
-def copy_paste(image: Tensor, y: Tensor, source: Tensor, y_source: Tensor, c: int) -> tuple[Tensor, Tensor]:
-    """The image (3, H, W) and labels (H, W) with the source's pixels of class c."""
+def copy_paste(image: Tensor, y: Tensor, source: Tensor, y_source: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
+    """The image (3, H, W) and labels (H, W) with the source's pixels of the drawn classes."""
     image, y = image.clone(), y.clone()
     for row in range(y.shape[0]):
         for column in range(y.shape[1]):
-            if y_source[row, column] == c:
+            if int(y_source[row, column]) in classes:
                 image[:, row, column] = source[:, row, column]
-                y[row, column] = c
+                y[row, column] = y_source[row, column]
     return image, y
 
 
@@ -99,21 +99,31 @@ def boxes(labels: Tensor, c: int, least: float) -> list[Tensor]:
 # The consistency loss
 
 
-def pseudo_labels(p: Tensor, gamma: float, exists: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Label and weight of each pixel of the teacher's probabilities (n, C): its best class, confidence to the power."""
+def pseudo_labels(p: Tensor, gamma: float, exists: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each pixel of the teacher's probabilities (n, C): its best class, what it counts, and what it counts in the
+    sum that divides, confidence to the power."""
     label = torch.zeros(len(p), dtype=torch.long)
-    weight = p.new_zeros(len(p))
+    weight, divides = p.new_zeros(len(p)), p.new_zeros(len(p))
     for i in range(len(p)):
         label[i] = max(range(p.shape[1]), key=lambda c: float(p[i, c]))
-        if exists[i] and p[i].max() >= threshold:
-            weight[i] = p[i].max() ** gamma
-    return label, weight
+        if exists[i]:
+            divides[i] = p[i].max() ** gamma
+            weight[i] = divides[i] if p[i].max() >= threshold else 0
+    return label, weight, divides
 
 
-def consistency(prob: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-    """The student's cross-entropy to the labels: weighted, divided by the sum of the weights."""
+def eq12(prob: list[Tensor], label: list[Tensor], weight: list[Tensor], divides: list[Tensor]) -> Tensor:
+    """L_u: the mean over images of the student's weighted cross-entropy over the sum of the weights."""
+    total = prob[0].sum() * 0
+    for image in zip(prob, label, weight, divides, strict=True):
+        total = total + consistency(*image)
+    return total / len(prob)
+
+
+def consistency(prob: Tensor, label: Tensor, weight: Tensor, divides: Tensor) -> Tensor:
+    """The weighted mean over pixels (n, C), of an image or of a batch."""
     total, norm = prob.sum() * 0, 0.0
     for i in range(len(prob)):
         total = total - weight[i] * torch.log(prob[i, label[i]])
-        norm = norm + float(weight[i])
+        norm = norm + float(divides[i])
     return total / norm if norm > 0 else total

@@ -35,12 +35,12 @@ def eq10(h1: Tensor, h2: Tensor, valid: Tensor) -> Tensor:
 
 
 def standardised(h: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each pixel's logits with mean 0 and variance 1 over the classes."""
+    """Each pixel's logits with mean 0 and sample variance 1 over the classes."""
     out = []
     for i in range(len(h)):
         C = h.shape[1]
         mean = sum(h[i, j] for j in range(C)) / C
-        variance = sum((h[i, j] - mean) ** 2 for j in range(C)) / C
+        variance = sum((h[i, j] - mean) ** 2 for j in range(C)) / (C - 1)
         out.append(torch.stack([(h[i, j] - mean) / (variance + eps) ** 0.5 for j in range(C)]))
     return torch.stack(out)
 

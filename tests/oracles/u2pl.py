@@ -30,8 +30,8 @@ def percentile(values: list[float], q: float) -> float:
 
 
 def alpha(alpha_0: float, t: float, total: float) -> float:
-    """alpha_t, in percent: the share of unreliable pixels."""
-    return alpha_0 * (1 - t / total)
+    """alpha_t, in percent: the share of unreliable pixels; t counts epochs."""
+    return alpha_0 * (1 - math.floor(t) / total)
 
 
 def entropies(p: Tensor) -> Tensor:
@@ -59,13 +59,13 @@ def pseudo_label(p: Tensor, H: Tensor, valid: Tensor, gamma_t: float) -> Tensor:
     return y
 
 
-def unsupervised(logits: Tensor, y: Tensor, valid: Tensor, eta: float) -> Tensor:
-    """lambda_u L_u: the mean cross-entropy over the pixels with a label, divided by their share of the valid ones."""
+def unsupervised(logits: Tensor, y: Tensor, eta: float) -> Tensor:
+    """lambda_u L_u: the mean cross-entropy over the pixels with a label, divided by their share of all pixels."""
     total, kept = logits.sum() * 0, 0
     for b, i, j in (y != IGNORE).nonzero().tolist():
         q = torch.exp(logits[b, :, i, j]) / torch.exp(logits[b, :, i, j]).sum()
         total, kept = total - torch.log(q[y[b, i, j]]), kept + 1
-    lambda_u = eta / (kept / int(valid.sum()))
+    lambda_u = eta / (kept / y.numel())
     return lambda_u * total / kept
 
 

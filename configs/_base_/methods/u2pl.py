@@ -1,4 +1,4 @@
-# U2PL for a decoder that ends in 256 channels; the released settings are keys of the model.
+# U2PL for a decoder that ends in 256 channels.
 _base_ = './base.py'
 model = dict(
     type='U2PL',
@@ -7,7 +7,7 @@ model = dict(
     pseudo_weight=1.0,
     contrast_weight=1.0,
     threshold=0.3,
-    confident=0.2,
+    confident=None,
     low_rank=3,
     high_rank=20,
     negatives_from='unreliable',
@@ -28,11 +28,13 @@ model = dict(
             norm_cfg=dict(type='SyncBN'),
         ),
     ),
-    # The strong view is CutMix alone.
-    data_preprocessor=dict(strong=None, cutmix=dict(prob=0.5)),
+    # The strong view is CutMix alone, half of the image.
+    data_preprocessor=dict(strong=None, cutmix=dict(_delete_=True, type='FixedAreaCutMix', sides='width', prob=0.5)),
+    # The first epoch is supervised alone, and leaves the teacher a copy of the student.
+    unsup_start=1,
 )
 default_hooks = dict(
     checkpoint=dict(save_best='teacher/mIoU'),
-    teacher=dict(type='EMATeacherHook', momentum=0.99),
+    teacher=dict(type='EMATeacherHook', momentum=0.99, copy_epochs=1),
     prototypes=dict(type='PrototypeHook'),
 )

@@ -27,6 +27,10 @@ class EMATeacherHook(Hook):
         momentum (float): Share of the old teacher that a step keeps, in [0, 1). Defaults to 0.99.
         buffers (str): ``'average'``: floating-point buffers (batch statistics) are averaged too; ``'copy'``: taken from
             the student. Defaults to 'average'.
+        warmup (bool): Whether the momentum warms up; else the first step copies the student and all others keep
+            ``momentum``, as in the released code of DSSN. Defaults to True.
+        copy_epochs (float): Epochs in which the teacher is a copy of the student; the warm-up counts from their end.
+            Defaults to 0.
 
     Raises:
         ValueError: If an argument is out of range; before training, if the model has no teacher.
@@ -34,13 +38,19 @@ class EMATeacherHook(Hook):
 
     priority = 'HIGH'
 
-    def __init__(self, momentum: float = 0.99, buffers: str = 'average') -> None:
+    def __init__(
+        self, momentum: float = 0.99, buffers: str = 'average', warmup: bool = True, copy_epochs: float = 0.0
+    ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f'EMATeacherHook: momentum must lie in [0, 1), not {momentum}.')
         if buffers not in ('average', 'copy'):
             raise ValueError(f"EMATeacherHook: buffers must be 'average' or 'copy', not {buffers!r}.")
+        if copy_epochs < 0:
+            raise ValueError(f'EMATeacherHook: copy_epochs must be 0 or more, not {copy_epochs}.')
         self.momentum = momentum
         self.buffers = buffers
+        self.warmup = warmup
+        self.copy_epochs = copy_epochs
 
     def before_train(self, runner: Runner) -> None:
         """Pair the tensors of both branches."""
@@ -60,11 +70,19 @@ class EMATeacherHook(Hook):
         wrapper = runner.optim_wrapper
         if not getattr(wrapper, 'should_update', lambda: True)():
             return
-        update = get_ema_multi_avg_fn(min(1 - 1 / (runner.iter + 1), self.momentum))
+        update = get_ema_multi_avg_fn(self._momentum_at(runner))
         for teacher, student in self._groups:
             update(teacher, student, None)
         if self._copies[0]:
             torch._foreach_copy_(*self._copies)
+
+    def _momentum_at(self, runner: Runner) -> float:
+        """The share of the old teacher that this step keeps."""
+        first = round(self.copy_epochs * len(runner.train_dataloader)) if self.copy_epochs else 0
+        past = runner.iter - first
+        if past <= 0:
+            return 0.0
+        return min(1 - 1 / (past + 1), self.momentum) if self.warmup else self.momentum
 
 
 def _pair(

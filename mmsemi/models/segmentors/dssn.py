@@ -13,12 +13,14 @@ from mmsemi.models.branch import BranchOutput
 from mmsemi.models.losses.pixel import logit_distance, pixel_cross_entropy
 from mmsemi.models.pseudo_labels import class_aware_labels, confident_labels
 from mmsemi.registry import MODELS
-from mmsemi.structures import PseudoLabel, Streams
+from mmsemi.structures import Mix, PseudoLabel, Streams
 
 from .fixmatch import FixMatch
 from .semi_segmentor import check_settings
 
 _LEVELS = ('low', 'high')
+_PAIRS = ('same', 'all')
+_MAXIMA = ('image', 'view')
 
 
 @MODELS.register_module()
@@ -34,6 +36,8 @@ class DSSN(FixMatch):
     Args:
         contrast_weight (float): gamma_1 of eq. 23. Defaults to 0.01.
         contrast_levels (tuple[str]): Levels whose views are drawn together, of 'low' and 'high'. Defaults to both.
+        contrast_pixels (str): Pairs of the contrast: 'same', pixels that both views show of the same image, or, as
+            released, 'all', padding and what CutMix made differ included. Defaults to 'same'.
         normalize_logits (bool): Contrast standardised scores, as the released code does; else the paper's plain scores.
             Defaults to True.
         label_weight (float): gamma_2 of eq. 23. Defaults to 0.25.
@@ -44,6 +48,11 @@ class DSSN(FixMatch):
             probability of a pseudo-label, in [0, 1]. Defaults to 0.92.
         class_ratio (float): Share of the surest pixel's probability that the others must exceed (r), in (0, 1].
             Defaults to 0.96.
+        maxima_of (str): Where the surest pixel of a class is looked for: in each 'image' of the weak view without its
+            padding (eq. 20), or, as released, in the 'view' that learns, mixed as it is, padding included. Defaults to
+            'image'.
+        low_level_start (float): Epochs in which the views of the image learn no labels; 5 in the released code for
+            Cityscapes. Defaults to 0.
         feature_dropout (float): Share of the channels that a feature view drops, in [0, 1). Defaults to 0.5.
         loss_scale (float): Factor of all terms, supervised ones included; 0.5 in the released code. Defaults to 1.
         sup_weight, unsup_weight (float): Factors of all supervised and unsupervised terms beside it. Default to 1.
@@ -59,12 +68,15 @@ class DSSN(FixMatch):
         self,
         contrast_weight: float = 0.01,
         contrast_levels: tuple[str, ...] = _LEVELS,
+        contrast_pixels: str = 'same',
         normalize_logits: bool = True,
         label_weight: float = 0.25,
         label_levels: tuple[str, ...] = _LEVELS,
         class_aware: bool = True,
         threshold: float = 0.92,
         class_ratio: float = 0.96,
+        maxima_of: str = 'image',
+        low_level_start: float = 0.0,
         feature_dropout: float = 0.5,
         loss_scale: float = 1.0,
         sup_weight: float = 1.0,
@@ -84,18 +96,24 @@ class DSSN(FixMatch):
             ('class_ratio', class_ratio, 0 < class_ratio <= 1 or not class_aware, share),
             ('contrast_weight', contrast_weight, contrast_weight >= 0, 'be 0 or more'),
             ('contrast_levels', contrast_levels, set(contrast_levels) <= set(_LEVELS), levels),
+            ('contrast_pixels', contrast_pixels, contrast_pixels in _PAIRS, f'be one of {", ".join(_PAIRS)}'),
             ('label_weight', label_weight, label_weight >= 0, 'be 0 or more'),
             ('label_levels', label_levels, set(label_levels) <= set(_LEVELS), levels),
+            ('maxima_of', maxima_of, maxima_of in _MAXIMA, f'be one of {", ".join(_MAXIMA)}'),
+            ('low_level_start', low_level_start, low_level_start >= 0, 'be 0 or more'),
             ('feature_dropout', feature_dropout, 0 <= feature_dropout < 1, 'lie in [0, 1)'),
             ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n == 2, 'be 2'),
         )
         self.contrast_weight = contrast_weight
         self.contrast_levels = tuple(contrast_levels)
+        self.contrast_pixels = contrast_pixels
         self.normalize_logits = normalize_logits
         self.label_weight = label_weight
         self.label_levels = tuple(label_levels)
         self.class_aware = class_aware
         self.class_ratio = class_ratio
+        self.maxima_of = maxima_of
+        self.low_level_start = low_level_start
         self.perturb = nn.Dropout2d(feature_dropout)
 
     @torch.no_grad()
@@ -134,23 +152,33 @@ class DSSN(FixMatch):
 
     def contrast(self, first: BranchOutput, second: BranchOutput, same: Tensor) -> Tensor:
         """Eq. 10 or 14 over the pixels that are positive pairs, ``same`` (B, H, W)."""
-        return self.contrast_weight * logit_distance(first.logits, second.logits, same, self.normalize_logits)
+        pairs = same if self.contrast_pixels == 'same' else None
+        return self.contrast_weight * logit_distance(first.logits, second.logits, pairs, self.normalize_logits)
 
     def pseudo_labels(self, weak: BranchOutput, valid: Tensor) -> PseudoLabel:
         """Labels of the weak view and the mask of eq. 22."""
         if self.class_aware:
-            pseudo = class_aware_labels(weak.logits, self.class_ratio, self.threshold, valid)
+            counted = valid if self.maxima_of == 'image' else None
+            pseudo = class_aware_labels(weak.logits, self.class_ratio, self.threshold, counted)
         else:
             pseudo = confident_labels(weak.logits, self.threshold, valid)
         return self.reweight(pseudo, weak)
 
+    def view_labels(self, guide: BranchOutput, mix: Mix) -> PseudoLabel:
+        """Labels of a mixed view, and the mask of eq. 22 with the maxima of what this view shows."""
+        whole = confident_labels(guide.logits, 0.0)
+        kept = class_aware_labels(mix.images(guide.logits), self.class_ratio, self.threshold).weight
+        return mix.labels(self.reweight(whole, guide)).reweight(kept)
+
     def low_level_loss(self, pseudo: PseudoLabel, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
         """Eq. 18: the strong views learn the labels, mixed as their images are."""
-        terms = [
-            pixel_cross_entropy(views[f'strong_{i}'].logits, mix.labels(pseudo), mix.maps(streams.valid))
-            for i, mix in enumerate(streams.mix)
-        ]
-        return self.label_weight * sum(terms)
+        terms = []
+        for i, mix in enumerate(streams.mix):
+            of_view = self.class_aware and self.maxima_of == 'view'
+            labels = self.view_labels(views['guide'], mix) if of_view else mix.labels(pseudo)
+            terms.append(pixel_cross_entropy(views[f'strong_{i}'].logits, labels, mix.maps(streams.valid)))
+        started = self.epoch >= self.low_level_start if self.low_level_start else 1
+        return self.label_weight * started * sum(terms)
 
     def high_level_loss(self, pseudo: PseudoLabel, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:
         """Eq. 19: the perturbed features learn the labels."""

@@ -28,12 +28,14 @@ class SemiSegmentor(BaseSegmentor):
     student's views 'labeled', 'weak', 'strong_0', 'strong_1', ..., and the output that labels the weak view 'guide'.
 
     Args:
-        student (dict): Config of an mmseg ``EncoderDecoder``.
+        student (dict): Config of an mmseg ``EncoderDecoder``. Heads that do not say ``align_corners`` resize as the
+            crop asks (:mod:`mmsemi.models.resizing`).
         data_preprocessor (dict): Config of :class:`SemiDataPreprocessor`.
         heads (dict[str, dict], optional): Auxiliary heads of a branch by name.
         sup_weight (float): Factor of all supervised terms. Defaults to 1.
         unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
-        unsup_warmup (float): Epochs over which that factor rises from (nearly) 0. Defaults to 0.
+        unsup_start (float): Epochs in which that factor is 0. Defaults to 0.
+        unsup_warmup (float): Epochs over which it then rises from (nearly) 0. Defaults to 0.
         plugins (list[dict], optional): Configs of :class:`Plugin` that add losses to those of the method.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
@@ -53,6 +55,7 @@ class SemiSegmentor(BaseSegmentor):
         heads: dict[str, dict] | None = None,
         sup_weight: float = 1.0,
         unsup_weight: float = 1.0,
+        unsup_start: float = 0.0,
         unsup_warmup: float = 0.0,
         plugins: list[dict] | None = None,
         test_cfg: dict | None = None,
@@ -63,17 +66,20 @@ class SemiSegmentor(BaseSegmentor):
             type(self).__name__,
             ('sup_weight', sup_weight, sup_weight >= 0, 'be 0 or more'),
             ('unsup_weight', unsup_weight, unsup_weight >= 0, 'be 0 or more'),
+            ('unsup_start', unsup_start, unsup_start >= 0, 'be 0 or more'),
             ('unsup_warmup', unsup_warmup, unsup_warmup >= 0, 'be 0 or more'),
         )
         self.sup_weight = sup_weight
         self.unsup_weight = unsup_weight
+        self.unsup_start = unsup_start
         self.unsup_warmup = unsup_warmup
-        self.student = Branch(student, heads)
+        crop = self.data_preprocessor.size
+        self.student = Branch(student, heads, crop)
         if self.has_teacher:
-            self.teacher = Branch(student, heads)
+            self.teacher = Branch(student, heads, crop)
         self.plugins = nn.ModuleList(MODELS.build(plugin) for plugin in plugins or ())
         for plugin in self.plugins:
-            plugin_heads = plugin.head_configs(self.student, self.data_preprocessor.size)
+            plugin_heads = plugin.head_configs(self.student, crop)
             for name in self.branches:
                 getattr(self, name).add_heads(plugin_heads)
         if self.has_teacher:
@@ -198,13 +204,16 @@ class SemiSegmentor(BaseSegmentor):
     def unsup_factor(self) -> Tensor | float:
         """Weight of the unsupervised terms at this point of training.
 
-        It rises as ``exp(-5 (1 - t)^2)``, slowly while the first pseudo-labels are poor (Laine and Aila, 2017,
-        arXiv:1610.02242).
+        After ``unsup_start`` it rises as ``exp(-5 (1 - t)^2)``, slowly while the first pseudo-labels are poor (Laine
+        and Aila, 2017, arXiv:1610.02242).
         """
-        if not self.unsup_warmup:
+        if not (self.unsup_start or self.unsup_warmup):
             return self.unsup_weight
-        remaining = (1 - self.epoch / self.unsup_warmup).clamp(min=0)
-        return self.unsup_weight * (-5 * remaining.square()).exp()
+        past = self.epoch - self.unsup_start
+        factor = self.unsup_weight * (past >= 0)
+        if not self.unsup_warmup:
+            return factor
+        return factor * (-5 * (1 - past / self.unsup_warmup).clamp(min=0).square()).exp()
 
     def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
         """Losses of the segmentor's heads on labeled images, as their configs state.

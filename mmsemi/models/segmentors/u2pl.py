@@ -5,6 +5,8 @@ Semi-Supervised Semantic Segmentation Using Unreliable Pseudo-Labels, https://ar
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from mmengine.dist import all_reduce
 from mmseg.models.utils import resize
@@ -40,14 +42,14 @@ class U2PL(SemiSegmentor):
     Args:
         unreliable (float): Share of the unlabeled pixels, those of highest entropy, whose labels are not used at the
             start of training (alpha_0), in [0, 1). Defaults to 0.2.
-        dynamic_partition (bool): The share falls to 0 at the end of training, and ``confident`` with it; else they
-            stay. Defaults to True.
+        dynamic_partition (bool): The share falls to 0 at the end of training, epoch by epoch, and ``confident`` with
+            it; else they stay. Defaults to True.
         pseudo_weight (float): Base weight of the pseudo-labels' cross-entropy (eta). Defaults to 1.
         contrast_weight (float): Weight of the contrast (lambda_c). Defaults to 1.
         threshold (float): Teacher's probability of its class above which a pixel may be an anchor (delta_p), in [0, 1].
             Defaults to 0.3.
         confident (float, optional): Share of the unlabeled pixels, those of lowest entropy, that may be anchors at the
-            start of training, in [0, 1]; None: all whose labels are used. Defaults to 0.2.
+            start of training, in [0, 1], 0.2 as released; None: all whose labels are used. Defaults to None.
         low_rank, high_rank (int): An unlabeled pixel is a negative of the classes from ``low_rank`` on to the one
             before ``high_rank`` in its order of probability, 0 the likeliest, as many of them as there are; a labeled
             one of the wrong classes before ``low_rank``. Default to 3 and 20.
@@ -77,7 +79,7 @@ class U2PL(SemiSegmentor):
         pseudo_weight: float = 1.0,
         contrast_weight: float = 1.0,
         threshold: float = 0.3,
-        confident: float | None = 0.2,
+        confident: float | None = None,
         low_rank: int = 3,
         high_rank: int = 20,
         negatives_from: str = 'unreliable',
@@ -167,19 +169,20 @@ class U2PL(SemiSegmentor):
             tuple[Tensor, Tensor, Tensor]: Whose label is used, and who may be an anchor, bool, (B, H, W); the entropy
             (gamma_t) below which a label is used.
         """
-        remaining = 1 - self.progress * self.dynamic_partition
+        # The share of training is t / T in whole epochs.
+        past = self.progress * self.epoch.floor() / self.epoch.clamp(min=1)
+        remaining = 1 - past * self.dynamic_partition
         shares = torch.stack([(self.confident or 0) * remaining, 1 - self.unreliable * remaining])
         lowest, limit = quantiles(entropy, valid, shares)
         reliable = valid & (entropy < limit)
         return reliable, (reliable if self.confident is None else valid & (entropy <= lowest)), limit
 
     def pseudo_loss(self, out: BranchOutput, pseudo: PseudoLabel, streams: Streams) -> Tensor:
-        """Mean cross-entropy over the kept pixels of the mixed view, divided by their share of the valid ones."""
-        pseudo, valid = streams.mix[0].labels(pseudo), streams.mix[0].maps(streams.valid)
-        counts = torch.stack([(pseudo.weight > 0).sum(), valid.sum()]).to(pseudo.weight.dtype)
-        all_reduce(counts, 'mean')
-        kept, whole = counts
-        return normalised_cross_entropy(out.logits, pseudo, kept * kept / whole.clamp(min=1))
+        """Mean cross-entropy over the kept pixels of the mixed view, divided by their share of all pixels."""
+        pseudo = streams.mix[0].labels(pseudo)
+        kept = (pseudo.weight > 0).sum().to(pseudo.weight.dtype)
+        all_reduce(kept, 'mean')
+        return normalised_cross_entropy(out.logits, pseudo, kept * kept / pseudo.weight.numel())
 
     # Contrast, section 3.3; all maps at the resolution of the representation
 
@@ -198,8 +201,9 @@ class U2PL(SemiSegmentor):
         labeled, weak = views['guide_labeled'], views['guide']
         size = weak.heads[_HEAD].shape[2:]
         with torch.no_grad():
-            truth, valid = resize_labels(streams.labels, size), resize_labels(streams.valid, size)
-            label, reliable, sure = (resize_labels(maps, size) for maps in (label, reliable, sure))
+            coarse = partial(resize_labels, size=size, align_corners=weak.align_corners)
+            truth, valid = coarse(streams.labels), coarse(streams.valid)
+            label, reliable, sure = coarse(label), coarse(reliable), coarse(sure)
             known = truth != IGNORE_INDEX
             truth = torch.where(known, truth, 0)
             prob_labeled, rank_labeled = self.class_order(labeled)
@@ -218,7 +222,7 @@ class U2PL(SemiSegmentor):
             self.queues.observe(weak.heads[_HEAD], unlikely & asked[:, None])
 
             # The student's anchors lie where the strong view shows these pixels.
-            mix = Mix(resize_labels(streams.mix[0].mask, size), streams.mix[0].partner)
+            mix = Mix(coarse(streams.mix[0].mask), streams.mix[0].partner)
             classes = torch.cat([truth, mix.maps(label)])
             qualified = torch.cat([anchors, mix.maps(anchors_weak)])
         features = torch.cat([views[name].heads[_HEAD] for name in ('labeled', 'strong_0')])

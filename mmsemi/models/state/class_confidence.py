@@ -18,22 +18,25 @@ class ClassConfidence(StepState):
     ``observe`` adds up probabilities during the step, ``commit`` reduces sums and counts over ranks and moves the mean.
     A class that was never met counts as not known at all: its confidence is 0.
 
-    Source: AEL, the confidence bank.
+    Source: AEL, the confidence bank, eq. 7.
 
     Args:
         num_classes (int): Number of classes (C).
-        momentum (float): Share of the old value that a commit keeps. Defaults to 0.999.
+        momentum (float): Share of the old value that a commit keeps (tau). Defaults to 0.999.
+        forget_absent (bool): A class that no pixel of the step shows has confidence 0 in it, as in the released code;
+            else its entry stays. Defaults to False.
 
     Raises:
         ValueError: If ``momentum`` lies outside [0, 1).
     """
 
-    def __init__(self, num_classes: int, momentum: float = 0.999) -> None:
+    def __init__(self, num_classes: int, momentum: float = 0.999, forget_absent: bool = False) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f'ClassConfidence: confidence_momentum must lie in [0, 1), not {momentum}.')
         self.num_classes = num_classes
         self.momentum = momentum
+        self.forget_absent = forget_absent
         self.register_buffer('value', torch.zeros(num_classes))
         self.register_buffer('seen', torch.zeros(num_classes, dtype=torch.bool))
         # Sums and counts, so that ranks reduce them in one call.
@@ -56,12 +59,13 @@ class ClassConfidence(StepState):
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Fold the observed means in; a class met for the first time takes its mean, an absent one stays."""
+        """Fold the observed means in; a class met for the first time takes its mean."""
         all_reduce(self.pending)
         total, count = self.pending
         mean = total / count.clamp(min=1)
         moved = torch.where(self.seen, torch.lerp(mean, self.value, self.momentum), mean)
-        self.value.copy_(torch.where(count > 0, moved, self.value))
+        moves = count.sum() > 0 if self.forget_absent else count > 0
+        self.value.copy_(torch.where(moves, moved, self.value))
         self.seen.logical_or_(count > 0)
         self.pending.zero_()
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import all_gather, all_reduce
 from torch import Tensor
 
+from mmsemi.models.precision import no_autocast
 from mmsemi.structures import IGNORE_INDEX
 
 from .step_state import StepState
@@ -58,7 +59,9 @@ class Prototypes(StepState):
         one_hot = (labels[..., None] == torch.arange(self.num_classes, device=labels.device)) & counted[..., None]
         one_hot = one_hot.flatten(0, 2).to(self.pending.dtype)
         pixels = features.detach().to(self.pending.dtype).permute(0, 2, 3, 1).flatten(0, 2)
-        self.pending[:, :-1] += one_hot.T @ pixels
+        # The sum over a batch's pixels is beyond what half precision holds.
+        with no_autocast(pixels):
+            self.pending[:, :-1] += one_hot.T @ pixels
         self.pending[:, -1] += one_hot.sum(0)
 
     @torch.no_grad()
