@@ -58,23 +58,18 @@ _LAUNCHES = dict(stretch=10, equalize=23, blend=11, sharpen=6, posterize=7, sola
 
 @torch.no_grad()
 def change_images(images: Tensor, orders: Sequence[Sequence[Change]]) -> Tensor:
-    """Change RGB images.
+    """Change images, RGB or of any other channels; the latter have no color, and 'color' and 'hue' leave them.
 
     Args:
-        images (Tensor): In [0, 1], (B, 3, H, W).
+        images (Tensor): In [0, 1], (B, C, H, W).
         orders (Sequence[Sequence[Change]]): The changes of each image, the first first.
 
     Returns:
-        Tensor: In [0, 1], (B, 3, H, W).
-
-    Raises:
-        ValueError: If the images have not three channels.
+        Tensor: In [0, 1], (B, C, H, W).
     """
-    if images.shape[1] != 3:
-        raise ValueError(
-            f'Strong views change RGB images, not {images.shape[1]} channels; set model.data_preprocessor.strong=None.'
-        )
     images = images.clone()
+    if images.shape[1] != 3:
+        orders = [[change for change in order if change.name not in ('color', 'hue')] for order in orders]
     rounds = _rounds(orders)
     if not rounds:
         return images
@@ -139,7 +134,7 @@ def _gaussian_weights(sigma: float) -> tuple[float, ...]:
     return tuple(np.convolve(np.convolve(box, box), box))
 
 
-# Kernels: images (n, 3, H, W), which they may overwrite, and numbers (n, k), to images
+# Kernels: images (n, C, H, W), which they may overwrite, and numbers (n, k), to images
 
 
 def _columns(numbers: Tensor) -> tuple[Tensor, ...]:
@@ -149,7 +144,10 @@ def _columns(numbers: Tensor) -> tuple[Tensor, ...]:
 
 def _blend(images: Tensor, numbers: Tensor) -> Tensor:
     factor, gray, mean = _columns(numbers)
-    luma = (images[:, :1] * 0.299).add_(images[:, 1:2], alpha=0.587).add_(images[:, 2:], alpha=0.114)
+    if images.shape[1] == 3:
+        luma = (images[:, :1] * 0.299).add_(images[:, 1:2], alpha=0.587).add_(images[:, 2:], alpha=0.114)
+    else:
+        luma = images.mean(1, keepdim=True)
     other = torch.addcmul(luma.mean((2, 3), keepdim=True) * mean, luma, gray)
     return torch.lerp(other, images, factor).clamp_(0, 1)
 

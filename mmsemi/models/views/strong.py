@@ -15,7 +15,8 @@ from .changes import Change, change_images
 class PhotometricView(ABC):
     """Base of the strong views: changes of intensity, drawn for each image, made for the whole batch where it lies.
 
-    What is drawn is drawn on the host, which decides by it what runs; the images stay where they are.
+    What is drawn is drawn on the host, which decides by it what runs; the images stay where they are. Images of one
+    channel, or of more than three, have no color: what changes color leaves them as they are.
     """
 
     @abstractmethod
@@ -23,7 +24,7 @@ class PhotometricView(ABC):
         """Draw the changes of each of ``batch`` images, the first first."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Change RGB ``images`` (B, 3, H, W) in [0, 1]; the result lies in [0, 1] too."""
+        """Change ``images`` (B, C, H, W) in [0, 1]; the result lies in [0, 1] too."""
         return change_images(images, self.orders(len(images)))
 
 
