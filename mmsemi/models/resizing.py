@@ -7,11 +7,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def resize_labels(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels or masks (B, H, W) at another size, each value taken from the nearest pixel."""
+def resize_labels(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Labels or masks (B, H, W) at another size, each value taken from the nearest pixel.
+
+    Args:
+        maps (Tensor): Labels or masks, (B, H, W).
+        size (tuple[int, int]): Height and width of the result (h, w).
+        align_corners (bool): Where the result's points lie among the pixels, as of the resizing of the features beside
+            which the labels are read: the outermost ones on the outermost pixels, or in the middle of equal shares.
+            Defaults to False.
+
+    Returns:
+        Tensor: (B, h, w).
+    """
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
+    if align_corners:
+        rows, columns = (_on_corners(*sides, maps.device) for sides in zip(size, maps.shape[1:], strict=True))
+        return maps[:, rows[:, None], columns]
     return F.interpolate(maps[:, None].float(), size=tuple(size), mode='nearest-exact')[:, 0].to(maps.dtype)
+
+
+def _on_corners(points: int, pixels: int, device: torch.device) -> Tensor:
+    """The pixels nearest to ``points`` spread evenly from the first to the last of ``pixels``, long, (points,)."""
+    # Whole numbers, so that a point halfway between two pixels takes the later one on every device.
+    gaps = max(points - 1, 1)
+    return (torch.arange(points, device=device) * (2 * (pixels - 1)) + gaps) // (2 * gaps)
 
 
 def resize_transposed(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

@@ -15,28 +15,33 @@ from tests.oracles import esl as oracle
 C, K, Q, N_S, ZETA, SIGMA, ETA, THETA = tiny.NUM_CLASSES, 2, 6, 7, 0.6, 0.5, 0.8, 0.9
 
 
-def small_streams() -> Streams:
-    """One labeled and two unlabeled crops of 16 x 16, projections of 4 x 4."""
+def small_streams(side: int = 16) -> Streams:
+    """One labeled and two unlabeled crops of 16 x 16, projections of 4 x 4; or of 17 x 17 and 5 x 5."""
     generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(0, C, (1, 4, 4), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    labels = torch.randint(0, C, (1, 5, 5), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    labels = labels[:, :side, :side].clone()
     labels[:, :4] = 255
-    valid = torch.ones(2, 16, 16, dtype=torch.bool)
+    valid = torch.ones(2, side, side, dtype=torch.bool)
     valid[0, 12:] = False
-    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
+    mask = torch.zeros(2, side, side, dtype=torch.bool)
     # One box lies over the other image's padding, one over its own.
     mask[0, 4:, 4:12] = True
     mask[1, 8:, 8:] = True
-    draw = lambda n: torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64)  # noqa: E731
+    draw = lambda n: torch.randn(n, 3, side, side, generator=generator, dtype=torch.float64)  # noqa: E731
     return Streams(draw(1), labels, draw(2), (draw(2),), valid, (Mix(mask),))
 
 
-def model_and_streams(**kwargs):
+def model_and_streams(align: bool = False, **kwargs):
+    """The method in double precision, which predicts several classes, and a batch; ``align``: crops of 4 k + 1."""
+    side = 17 if align else 16
+    student = tiny.segmentor()
+    student['decode_head']['align_corners'] = align
     arguments = dict(
-        preprocessor=dict(size=(16, 16)), threshold=ZETA, dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0,
+        student=student, preprocessor=dict(size=(side, side)), threshold=ZETA, dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0,
         max_anchors=48, soft_weight=1.0, contrast_weight=1.0,
     )  # fmt: skip
     model = tiny.build('ESL', **{**arguments, **kwargs}).double().eval()
-    streams = small_streams()
+    streams = small_streams(side)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         # Predictions of several classes, sure and unsure: running statistics that fit, scores spread around 0.
@@ -63,24 +68,24 @@ def model_and_streams(**kwargs):
     return model, streams
 
 
-def coarse(maps: torch.Tensor) -> torch.Tensor:
-    """Nearest pixels at stride 4."""
-    return maps[:, 2::4, 2::4]
-
-
 def literal_parts(model, streams):
     """The teacher's outputs, classes, parts (eq. 7) and confidence at stride 4, labeled image first."""
     out = model.teacher(torch.cat([streams.labeled, streams.weak]))
-    E, P = oracle.resized(out.features[-1], (4, 4)), model.part_prototypes.value.view(C, K, -1)
+    size, align = out.heads['projector'].shape[2:], out.align_corners
+    E, P = oracle.resized(out.features[-1], size, align), model.part_prototypes.value.view(C, K, -1)
     prob = out.coarse_logits.softmax(1)
-    truth = coarse(streams.labels)
+    truth = oracle.coarse(streams.labels, align)
     label = torch.cat([truth, prob[1:].argmax(1)])
-    exists = torch.cat([truth != 255, coarse(streams.valid)])
-    sure = exists & torch.cat([truth != 255, prob[1:].max(1).values > ZETA])
+    exists = torch.cat([truth != 255, oracle.coarse(streams.valid, align)])
+    sure = exists & torch.cat([truth != 255, prob[1:].max(1).values > model.threshold])
     part = torch.full_like(label, -1)
+    started = model.part_prototypes.seen.view(C, K).sum(1).tolist()
     for b, i, j in exists.nonzero().tolist():
         c = int(label[b, i, j])
-        part[b, i, j] = c * K + oracle.eq7(E[b, :, i, j], P[c])
+        if started[c] == K:
+            part[b, i, j] = c * K + oracle.eq7(E[b, :, i, j], P[c])
+        elif sure[b, i, j]:
+            part[b, i, j] = c * K + started[c]
     return out, E, label, part, sure
 
 
@@ -101,8 +106,9 @@ def test_soft_labels_of_the_mixed_view_are_learned_as_in_eq_3_to_6():
     assert torch.allclose(losses['unsup.confident'], (dominant[streams.valid] == 1).float().mean())
 
 
-def test_the_contrast_equals_eq_7_to_10(monkeypatch):
-    model, streams = model_and_streams()
+@pytest.mark.parametrize('align', [False, True])
+def test_the_contrast_equals_eq_7_to_10(monkeypatch, align):
+    model, streams = model_and_streams(align)
     drawn = {}
     draw_anchors, draw_samples = esl.draw_per_class, model.queues.draw
     monkeypatch.setattr(esl, 'draw_per_class', lambda *a, **k: drawn.setdefault('anchors', draw_anchors(*a, **k)))
@@ -111,7 +117,7 @@ def test_the_contrast_equals_eq_7_to_10(monkeypatch):
 
     with torch.no_grad():
         _, _, label, part, sure = literal_parts(model, streams)
-        mask = coarse(streams.mix[0].mask)
+        mask = oracle.coarse(streams.mix[0].mask, align)
         mixed = lambda maps: torch.cat([maps[:1], torch.where(mask, maps[1:].flip(0), maps[1:])])  # noqa: E731
         label, part, sure = mixed(label), mixed(part), mixed(sure)
         strong = torch.where(streams.mix[0].mask[:, None], streams.strong[0].flip(0), streams.strong[0])
@@ -134,7 +140,7 @@ def test_the_contrast_equals_eq_7_to_10(monkeypatch):
                 assert positives[c, place] // Q == own and positives[c, place] % Q < filled[own]
                 assert (negatives[c, place] // Q != own).all()
                 assert (negatives[c, place] % Q < filled[negatives[c, place] // Q]).all()
-                streams_seen.add(j >= 16)
+                streams_seen.add(j >= label[0].numel())
                 rows.append((z[j], queue[positives[c, place]], list(queue[negatives[c, place]])))
             if rows:
                 total = total + oracle.eq10(*map(list, zip(*rows, strict=True)), SIGMA)
@@ -152,12 +158,22 @@ def test_an_anchor_whose_own_queue_is_empty_does_not_count(monkeypatch):
     assert torch.allclose(weight, torch.tensor([0.0, 0, 1, 1]).double() / C)
 
 
-def test_the_teachers_parts_of_both_streams_fill_the_queues_and_move_the_prototypes():
-    model, streams = model_and_streams()
+@pytest.mark.parametrize('align, unknown', [(False, None), (True, None), (False, 1), (False, 2)])
+def test_the_teachers_parts_of_both_streams_fill_the_queues_and_move_the_prototypes(align, unknown):
+    """``unknown``: a class whose prototypes have not started, which takes sure pixels alone."""
+    model, streams = model_and_streams(align, threshold=ZETA if unknown is None else 0.95)
+    if unknown is not None:
+        model.part_prototypes.seen.view(C, K)[unknown] = False
+        model.part_prototypes.value.view(C, K, -1)[unknown] = 0
     with torch.no_grad():
-        out, E, _, part, _ = literal_parts(model, streams)
+        out, E, label, part, _ = literal_parts(model, streams)
         z = out.heads['projector']
         P = oracle.eq12(model.part_prototypes.value.view(C, K, -1), E, part, K, THETA)
+        if unknown is not None:
+            new = part == unknown * K
+            unsure = (label[1:] == unknown) & oracle.coarse(streams.valid) & (part[1:] < 0)
+            assert new[1:].any() and unsure.any(), 'the case must have sure and unsure pixels of the class'
+            P[unknown, 0] = E.movedim(1, -1)[new].mean(0)
         queues = oracle.Queues(C * K, Q)
         for p, filled in enumerate(model.queues.filled.tolist()):
             oldest = int(model.queues.pushed[p]) - filled
@@ -262,7 +278,7 @@ def test_the_hook_starts_prototypes_from_the_labeled_images_under_the_initial_en
             streams = model.data_preprocessor(batch, training=True)['inputs']
             assert len(streams.weak) == 0
             E = oracle.resized(model.student.eval().segmentor.extract_feat(streams.labeled)[-1], (8, 8))
-            labels = coarse(streams.labels)
+            labels = oracle.coarse(streams.labels)
             for b, i, j in (labels != 255).nonzero().tolist():
                 rows[labels[b, i, j]].append(E[b, :, i, j])
     for c in range(C):

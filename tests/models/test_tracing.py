@@ -126,6 +126,7 @@ CASES = [
     partial(count_classes, LABEL, C),
     partial(thin_out, LABEL, PROB[0, :, 0, 0]),
     partial(resize_labels, LABEL, (3, 4)),
+    partial(resize_labels, LABEL, (3, 4), True),
     partial(resize_transposed, MAPS, (3, 4)),
     partial(full_precision, LOGITS.half()),
     partial(probabilities, LOGITS.half()),

@@ -37,9 +37,14 @@ def eq6(logits: Tensor, y: Tensor, valid: Tensor) -> Tensor:
     return total / max(n, 1)
 
 
-def resized(E: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(E: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Features (B, L', h, w) at the resolution of the parts."""
-    return F.interpolate(E, size=size, mode='bilinear', align_corners=False)
+    return F.interpolate(E, size=size, mode='bilinear', align_corners=align_corners)
+
+
+def coarse(maps: Tensor, align_corners: bool = False) -> Tensor:
+    """Labels (B, H, W) at stride 4: of 4 k pixels those in the middle of each four, of 4 k + 1 every fourth."""
+    return maps[:, ::4, ::4] if align_corners else maps[:, 2::4, 2::4]
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

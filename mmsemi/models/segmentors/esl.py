@@ -163,15 +163,16 @@ class ESL(SemiSegmentor):
         """
         weak, size = views['guide'], views['guide'].heads['projector'].shape[2:]
         with torch.no_grad():
-            truth, valid = resize_labels(streams.labels, size), resize_labels(streams.valid, size)
+            align = weak.align_corners
+            truth, valid = (resize_labels(maps, size, align) for maps in (streams.labels, streams.valid))
             known = truth != IGNORE_INDEX
-            logits = resize(weak.coarse_logits, size=size, mode='bilinear', align_corners=weak.align_corners)
+            logits = resize(weak.coarse_logits, size=size, mode='bilinear', align_corners=align)
             confidence, label = probabilities(logits).max(1)
             confident = (confidence > self.threshold) & valid
             labeled_parts = self.observe_parts(views['guide_labeled'], truth, known, known)
             weak_parts = self.observe_parts(weak, label, valid, confident)
             # Eq. 9, where the strong view's pixels lie.
-            mix = Mix(resize_labels(streams.mix[0].mask, size))
+            mix = Mix(resize_labels(streams.mix[0].mask, size, align), streams.mix[0].partner)
             classes = torch.cat([truth, mix.maps(label)])
             parts = torch.cat([labeled_parts, mix.maps(weak_parts)])
             qualified = torch.cat([known, mix.maps(confident)])
@@ -225,7 +226,7 @@ class ESL(SemiSegmentor):
         """The encoder's features of labeled images, labels at the projector's resolution, and ``align_corners``."""
         streams = self.data_preprocessor(batch, training=True)['inputs']
         out = self.teacher(streams.labeled)
-        labels = resize_labels(streams.labels, out.heads['projector'].shape[2:])
+        labels = resize_labels(streams.labels, out.heads['projector'].shape[2:], out.align_corners)
         return out.features[self.level], labels, out.align_corners
 
 
