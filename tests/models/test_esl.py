@@ -37,8 +37,8 @@ def model_and_streams(align: bool = False, **kwargs):
     student = tiny.segmentor()
     student['decode_head']['align_corners'] = align
     arguments = dict(
-        student=student, preprocessor=dict(size=(side, side)), threshold=ZETA, dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0,
-        max_anchors=48, soft_weight=1.0, contrast_weight=1.0,
+        student=student, preprocessor=dict(size=(side, side)), threshold=ZETA, dominant_mass=ETA,
+        prototype_momentum=THETA, anchor_ratio=1.0, max_anchors=48, soft_weight=1.0, contrast_weight=1.0,
     )  # fmt: skip
     model = tiny.build('ESL', **{**arguments, **kwargs}).double().eval()
     streams = small_streams(side)
