@@ -1,6 +1,7 @@
 from .branch import Branch, BranchOutput
 from .data_preprocessor import SemiDataPreprocessor
 from .heads import CorrelationHead, DeepLabV2Head, DeepLabV3PlusHead, PatchClassifier, PlainDPTHead, ProjectionHead
+from .losses.dice import PixelDiceLoss
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
 from .plugins import MPMC
@@ -42,6 +43,7 @@ __all__ = [
     'OhemCrossEntropyLoss',
     'PatchClassifier',
     'PixelCrossEntropyLoss',
+    'PixelDiceLoss',
     'PlainDPTHead',
     'ProjectionHead',
     'RandomIntensity',
