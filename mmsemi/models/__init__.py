@@ -1,6 +1,15 @@
+from .backbones import UNetEncoder
 from .branch import Branch, BranchOutput
 from .data_preprocessor import SemiDataPreprocessor
-from .heads import CorrelationHead, DeepLabV2Head, DeepLabV3PlusHead, PatchClassifier, PlainDPTHead, ProjectionHead
+from .heads import (
+    CorrelationHead,
+    DeepLabV2Head,
+    DeepLabV3PlusHead,
+    PatchClassifier,
+    PlainDPTHead,
+    ProjectionHead,
+    UNetHead,
+)
 from .losses.dice import PixelDiceLoss
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
@@ -51,5 +60,7 @@ __all__ = [
     'SemiSegmentor',
     'StrongView',
     'Supervised',
+    'UNetEncoder',
+    'UNetHead',
     'UniMatch',
 ]

@@ -75,7 +75,7 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         )
 
     def _pad(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Stack uint8 images to (B, 3, H, W), and say which pixels are theirs, (B, H, W)."""
+        """Stack uint8 images to (B, C, H, W), and say which pixels are theirs, (B, H, W)."""
         height, width = self.size
         for image in images:
             if image.shape[1] > height or image.shape[2] > width:
@@ -83,7 +83,7 @@ class SemiDataPreprocessor(SegDataPreProcessor):
                     f'A training crop of {tuple(image.shape[1:])} is larger than '
                     f'model.data_preprocessor.size={self.size}; set it to the crop size of the pipeline.'
                 )
-        pixels = images[0].new_zeros(len(images), 3, height, width)
+        pixels = images[0].new_zeros(len(images), len(images[0]), height, width)
         valid = torch.zeros(len(images), height, width, dtype=torch.bool, device=pixels.device)
         for i, image in enumerate(images):
             pixels[i, :, : image.shape[1], : image.shape[2]] = image
@@ -104,8 +104,9 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         return x.to(self.device, non_blocking=True)
 
     def _to_rgb(self, pixels: Tensor) -> Tensor:
-        """From uint8 to RGB in [0, 1]."""
-        return (pixels.flip(1) if self._channel_conversion else pixels).float() / 255
+        """From uint8 to [0, 1], and from BGR to RGB where the images have three channels, as mmseg does in testing."""
+        swap = self._channel_conversion and pixels.shape[1] == 3
+        return (pixels.flip(1) if swap else pixels).float() / 255
 
     def _change(self, images: Tensor) -> Tensor:
         return self.strong(images) if self.strong and len(images) else images

@@ -16,8 +16,8 @@ _SMOOTH = 1e-5
 def dice_loss(logits: Tensor, pseudo: PseudoLabel, valid: Tensor | None = None, smooth: float = _SMOOTH) -> Tensor:
     """1 - Dice of each class over the pixels that count, averaged over all classes, the background too.
 
-    ``Dice_c = (2 sum_j w_j p_jc y_jc + smooth) / (sum_j w_j p_jc^2 + sum_j w_j y_jc^2 + smooth)`` with the probabilities
-    p, the labels y and the pixels' weights w, over all images of the batch and of all ranks. A class that is neither
+    ``Dice_c = (2 sum_j w_j p_jc y_jc + smooth) / (sum_j w_j p_jc^2 + sum_j w_j y_jc^2 + smooth)`` with probabilities p,
+    labels y and weights w of the pixels j of all images, over the batch and over the ranks. A class that is neither
     there nor predicted costs nothing.
 
     Source: UniMatch's released code for medical images (LiheYoung/UniMatch, more-scenarios/medical), in which w is 0 or
@@ -59,7 +59,7 @@ def _over_ranks(sums: Tensor) -> Tensor:
 class PixelDiceLoss(nn.Module):
     """:func:`dice_loss` to the ground truth, for a decode head's ``loss_decode``.
 
-    mmseg's ``DiceLoss`` takes the overlap of all classes of an image in one; here each class has its own, over the batch.
+    mmseg's ``DiceLoss`` takes the overlap of all classes of an image in one; here each class has its own in the batch.
 
     Args:
         loss_weight (float): Factor of the loss. Defaults to 1.0.

@@ -13,6 +13,9 @@ from mmsemi.registry import MODELS
 class StrongView:
     """Color jitter, grayscale and blur, drawn for each image, applied to the whole batch where it lies.
 
+    Images of one channel, or of more than three, have no color: of the jitter they get brightness and contrast, and
+    they are not turned gray.
+
     kornia draws the parameters of each sample on the host and applies them on the images' device.
 
     Source: the strong view of ST++ and UniMatch (Yang et al., 2023, arXiv:2208.09910), used by most methods here.
@@ -41,15 +44,17 @@ class StrongView:
             raise ValueError(f'StrongView: blur_sigma must be an ascending range above 0, not {blur_sigma}.')
         # Three standard deviations on either side hold 99.7 % of the kernel's mass.
         kernel = 2 * round(3 * blur_sigma[1]) + 1
+        blur = augmentation.RandomGaussianBlur((kernel, kernel), tuple(blur_sigma), p=blur_prob)
         self.changes = [
             augmentation.ColorJitter(*jitter, p=jitter_prob),
             augmentation.RandomGrayscale(p=gray_prob),
-            augmentation.RandomGaussianBlur((kernel, kernel), tuple(blur_sigma), p=blur_prob),
+            blur,
         ]
+        self.colorless_changes = [augmentation.ColorJitter(*jitter[:2], p=jitter_prob), blur]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Change RGB ``images`` (B, 3, H, W) in [0, 1]; the result lies in [0, 1] too."""
-        for change in self.changes:
+        """Change ``images`` (B, C, H, W), RGB or of any other channels, in [0, 1]; the result lies in [0, 1] too."""
+        for change in self.changes if images.shape[1] == 3 else self.colorless_changes:
             images = change(images)
         return images
