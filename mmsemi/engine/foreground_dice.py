@@ -61,8 +61,9 @@ class ForegroundDice(IoUMetric):
         found = self.scan.fullmatch(name.rpartition('.')[0] or name)
         if found is None:
             raise ValueError(
-                f"The name of {sample['img_path']} does not tell its scan by ForegroundDice's scan='{self.scan.pattern}'; "
-                'set val_evaluator.scan, or val_evaluator.per_scan=False to count the pixels of all images together.'
+                f'The name of {sample["img_path"]} does not tell its scan: ForegroundDice looks for '
+                f"scan='{self.scan.pattern}'; set val_evaluator.scan, or val_evaluator.per_scan=False to count the "
+                'pixels of all images together.'
             )
         return found[1]
 
