@@ -174,7 +174,7 @@ def test_another_pattern_finds_the_scan_and_any_name_will_do_where_pixels_are_po
 
 
 def test_names_without_a_scan_are_told_with_the_mend(slices):
-    with pytest.raises(ValueError, match=r'lone\.png does not tell its scan .* val_evaluator.per_scan=False'):
+    with pytest.raises(ValueError, match=r'lone\.png does not tell its scan: .* val_evaluator.per_scan=False'):
         evaluate([('lone', *slices[0][1:])])
 
 

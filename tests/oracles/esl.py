@@ -42,9 +42,10 @@ def resized(E: Tensor, size: tuple[int, int], align_corners: bool = False) -> Te
     return F.interpolate(E, size=size, mode='bilinear', align_corners=align_corners)
 
 
-def coarse(maps: Tensor, align_corners: bool = False) -> Tensor:
-    """Labels (B, H, W) at stride 4: of 4 k pixels those in the middle of each four, of 4 k + 1 every fourth."""
-    return maps[:, ::4, ::4] if align_corners else maps[:, 2::4, 2::4]
+def coarse(maps: Tensor, align_corners: bool = False, stride: int = 4) -> Tensor:
+    """Labels (B, H, W) at a stride s: of s k pixels those in the middle of each s, of s k + 1 every s-th."""
+    first = 0 if align_corners else stride // 2
+    return maps[:, first::stride, first::stride]
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
