@@ -44,8 +44,8 @@ def model_and_streams(align: bool = False, level: int = 3, downsample: int = 1, 
     student['decode_head'].update(align_corners=align, in_index=level, in_channels=8 * 2**level)
     projector = dict(tiny.METHODS['ESL']['heads']['projector'], downsample=downsample)
     arguments = dict(
-        student=student, heads=dict(projector=projector), preprocessor=dict(size=(side, side)), threshold=ZETA, dominant_mass=ETA,
-        prototype_momentum=THETA, anchor_ratio=1.0, max_anchors=48, soft_weight=1.0, contrast_weight=1.0,
+        student=student, heads=dict(projector=projector), preprocessor=dict(size=(side, side)), threshold=ZETA,
+        dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0, max_anchors=48, soft_weight=1.0, contrast_weight=1.0,
     )  # fmt: skip
     model = tiny.build('ESL', **{**arguments, **kwargs}).double().eval()
     streams = small_streams(side, partner)
