@@ -34,7 +34,7 @@ def small_streams(side: int = 16, partner: list[int] | None = None) -> Streams:
 
 # What the network and the batch may be: crops of 4 k + 1 and corners on corners, another level of the encoder, other
 # partners of CutMix, a projector that is coarser than the scores.
-NETWORKS = [{}, dict(align=True), dict(level=2), dict(partner=[0, 0]), dict(align=True, downsample=2)]
+NETWORKS = [{}, dict(align=True), dict(level=2), dict(partner=[0, 0]), dict(align=True, downsample=2, threshold=0.996)]
 
 
 def model_and_streams(align: bool = False, level: int = 3, downsample: int = 1, partner=None, **kwargs):
@@ -45,7 +45,8 @@ def model_and_streams(align: bool = False, level: int = 3, downsample: int = 1, 
     projector = dict(tiny.METHODS['ESL']['heads']['projector'], downsample=downsample)
     arguments = dict(
         student=student, heads=dict(projector=projector), preprocessor=dict(size=(side, side)), threshold=ZETA,
-        dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0, max_anchors=48, soft_weight=1.0, contrast_weight=1.0,
+        dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0, max_anchors=48, soft_weight=1.0,
+        contrast_weight=1.0,
     )  # fmt: skip
     model = tiny.build('ESL', **{**arguments, **kwargs}).double().eval()
     streams = small_streams(side, partner)
@@ -210,7 +211,7 @@ def test_an_anchor_whose_own_queue_is_empty_does_not_count(monkeypatch):
 )
 def test_the_teachers_parts_of_both_streams_fill_the_queues_and_move_the_prototypes(case, unknown):
     """``unknown``: a class whose prototypes have not started, which takes sure pixels alone."""
-    model, streams = model_and_streams(**case, threshold=ZETA if unknown is None else 0.95)
+    model, streams = model_and_streams(**{**dict(threshold=ZETA if unknown is None else 0.95), **case})
     if unknown is not None:
         model.part_prototypes.seen.view(C, K)[unknown] = False
         model.part_prototypes.value.view(C, K, -1)[unknown] = 0
