@@ -118,7 +118,7 @@ def slices(scan: Scan, percentiles: Sequence[float] = PERCENTILES) -> tuple[np.n
 
 
 def to_gray(volume: np.ndarray, percentiles: Sequence[float] = PERCENTILES) -> np.ndarray:
-    """Intensities as uint8: 0 at the volume's lower percentile and below, 255 at its upper and above, linear between."""
+    """Intensities as uint8: 0 at the lower percentile and below, 255 at the upper one and above, linear between."""
     low, high = np.percentile(volume, percentiles)
     scale = 255 / (high - low) if high > low else 0.0
     return np.round((np.clip(volume, low, high) - low) * scale).astype(np.uint8)
