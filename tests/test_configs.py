@@ -74,7 +74,7 @@ def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
     streams = model.data_preprocessor(next(iter(loader)), training=True)['inputs']
     sampler = cfg.train_dataloader.sampler
     size = tuple(cfg.crop_size)
-    assert streams.labeled.shape == (sampler.labeled, 3, *size)
+    assert streams.labeled.shape == (sampler.labeled, model.student.in_channels, *size)
     assert streams.weak.shape[0] == sampler.unlabeled and len(streams.strong) == model.data_preprocessor.num_strong
     counted = streams.labels[streams.labels != 255]
     assert counted.numel() and counted.max() < model.num_classes

@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import distributed
 
 from mmsemi.utils import register_all_modules
+
+from .options import OptionsAction, merge_options
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -84,9 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         metavar='KEY=VALUE',
-        help='override keys of the config, for example train_dataloader.dataset.labeled=92 train_cfg.max_epochs=10',
+        help='override keys of the config, for example train_dataloader.dataset.labeled=92 train_cfg.max_epochs=10 '
+        '''"model.plugins=[{'type': 'MPMC'}]"''',
     )
     parser.add_argument(
         '--baseline',
@@ -106,7 +109,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(path)
     if args.cfg_options:
         _check_options(cfg, args.cfg_options)
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
     _remove_hooks(cfg)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     if getattr(args, 'baseline', False):

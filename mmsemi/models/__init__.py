@@ -1,6 +1,16 @@
+from .backbones import UNetEncoder
 from .branch import Branch, BranchOutput
 from .data_preprocessor import SemiDataPreprocessor
-from .heads import CorrelationHead, DeepLabV2Head, DeepLabV3PlusHead, PatchClassifier, PlainDPTHead, ProjectionHead
+from .heads import (
+    CorrelationHead,
+    DeepLabV2Head,
+    DeepLabV3PlusHead,
+    PatchClassifier,
+    PlainDPTHead,
+    ProjectionHead,
+    UNetHead,
+)
+from .losses.dice import PixelDiceLoss
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
 from .plugins import MPMC
@@ -43,6 +53,7 @@ __all__ = [
     'OhemCrossEntropyLoss',
     'PatchClassifier',
     'PixelCrossEntropyLoss',
+    'PixelDiceLoss',
     'PlainDPTHead',
     'ProjectionHead',
     'RandomIntensity',
@@ -50,5 +61,7 @@ __all__ = [
     'SemiSegmentor',
     'StrongView',
     'Supervised',
+    'UNetEncoder',
+    'UNetHead',
     'UniMatch',
 ]

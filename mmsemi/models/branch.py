@@ -173,8 +173,13 @@ class Branch(BaseModule):
         """Number of classes that the decode head scores."""
         return self.segmentor.decode_head.num_classes
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images: those that the backbone's first convolution reads."""
+        return next(m.in_channels for m in self.segmentor.backbone.modules() if isinstance(m, nn.Conv2d))
+
     def forward(self, images: Tensor) -> BranchOutput:
-        """Score ``images`` (B, 3, H, W)."""
+        """Score ``images`` (B, in_channels, H, W)."""
         features = tuple(self.segmentor.extract_feat(images))
         logits, taps = self._decode(features)
         return self._with_heads(features, logits, taps, images)
@@ -184,7 +189,7 @@ class Branch(BaseModule):
         """What a pass in evaluation mode gives, without computing; nothing is copied or changed.
 
         Args:
-            image (Tensor): On the meta device, (1, 3, H, W).
+            image (Tensor): On the meta device, (1, in_channels, H, W).
         """
         own = {name: tensor.to('meta') for name, tensor in (*self.named_parameters(), *self.named_buffers())}
         training = [module for module in self.modules() if module.training]
@@ -199,7 +204,7 @@ class Branch(BaseModule):
         """Score several views in one pass, so that they share batch statistics.
 
         Args:
-            **views (Tensor): Images by name, (B_v, 3, H, W).
+            **views (Tensor): Images by name, (B_v, in_channels, H, W).
 
         Returns:
             dict[str, BranchOutput]: The outputs under the same names.
@@ -218,7 +223,7 @@ class Branch(BaseModule):
         Args:
             perturb (Callable): Applied to every feature level that the decoder reads, (B_v, C_l, h_l, w_l).
             copies (int): How often it is drawn; 0 leaves :meth:`forward_together`. Defaults to 1.
-            **views (Tensor): Images by name, (B_v, 3, H, W).
+            **views (Tensor): Images by name, (B_v, in_channels, H, W).
 
         Returns:
             dict[str, BranchOutput]: The outputs under the same names, and 'perturbed_0', 'perturbed_1', ..., which have

@@ -43,7 +43,7 @@ from mmsemi.models.modules.graph_ops import (
 )
 from mmsemi.models.modules.label_graph import LabelGraph
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
-from mmsemi.models.plugins.mpmc import patch_targets
+from mmsemi.models.plugins.mpmc import micro_f1, patch_targets
 from mmsemi.models.precision import full_precision, no_autocast, prediction_entropy, probabilities
 from mmsemi.models.pseudo_labels import (
     class_aware_labels,
@@ -133,11 +133,13 @@ CASES = [
     partial(thin_out, LABEL, PROB[0, :, 0, 0]),
     partial(resize_labels, LABEL, (3, 4)),
     partial(resize_labels, VALID, (5, 3), True),
+    partial(resize_labels, LABEL, (3, 4), True),
     partial(resize_transposed, MAPS, (3, 4)),
     partial(full_precision, LOGITS.half()),
     partial(probabilities, LOGITS.half()),
     partial(prediction_entropy, LOGITS.half()),
     partial(average, FEATURES, 3),
+    partial(micro_f1, LOGITS, PROB > 0.5, VALID),
     partial(patch_targets, LABEL, C, (Extent(2, -1, 2), Extent(2.5, -1.2, 1)), (3, 2)),
     # views and what is mixed with them
     partial(CutMix(1.0), B, H, W, 'cpu'),

@@ -4,5 +4,14 @@ from .deeplabv3plus_head import DeepLabV3PlusHead
 from .dpt_head import PlainDPTHead
 from .patch_classifier import PatchClassifier
 from .projection_head import ProjectionHead
+from .unet_head import UNetHead
 
-__all__ = ['CorrelationHead', 'DeepLabV2Head', 'DeepLabV3PlusHead', 'PatchClassifier', 'PlainDPTHead', 'ProjectionHead']
+__all__ = [
+    'CorrelationHead',
+    'DeepLabV2Head',
+    'DeepLabV3PlusHead',
+    'PatchClassifier',
+    'PlainDPTHead',
+    'ProjectionHead',
+    'UNetHead',
+]

@@ -142,7 +142,7 @@ class CorrMatch(FixMatch):
 
     def _check_positions(self, num_shapes: int) -> None:
         """Refuse more shapes than the map has positions."""
-        image = torch.empty(1, 3, *self.data_preprocessor.size, device='meta')
+        image = torch.empty(1, self.student.in_channels, *self.data_preprocessor.size, device='meta')
         height, width = self.student.dry_run(image).heads['correlation'].rows.shape[2:]
         if num_shapes > height * width:
             raise ValueError(

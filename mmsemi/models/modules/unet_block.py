@@ -1,0 +1,22 @@
+"""What both halves of a U-Net are made of."""
+
+from __future__ import annotations
+
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from torch import nn
+
+
+def unet_block(
+    in_channels: int,
+    channels: int,
+    dropout: float = 0.0,
+    norm_cfg: dict | None = None,
+    act_cfg: dict | None = None,
+) -> nn.Sequential:
+    """Two 3x3 convolutions, each with norm and activation, and dropout between them."""
+    norm_cfg, act_cfg = norm_cfg or dict(type='BN'), act_cfg or dict(type='LeakyReLU')
+    layers = []
+    for width in (in_channels, channels):
+        norm = build_norm_layer(norm_cfg, channels)[1]
+        layers += [nn.Conv2d(width, channels, 3, padding=1), norm, build_activation_layer(act_cfg)]
+    return nn.Sequential(*layers[:3], nn.Dropout(dropout), *layers[3:])
