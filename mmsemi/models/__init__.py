@@ -17,6 +17,7 @@ from .segmentors import (
     SemiSegmentor,
     Supervised,
     UniMatch,
+    UniMatchV2,
 )
 from .views import BetaCutMix, CutMix, RandomIntensity, StrongView
 
@@ -50,4 +51,5 @@ __all__ = [
     'StrongView',
     'Supervised',
     'UniMatch',
+    'UniMatchV2',
 ]

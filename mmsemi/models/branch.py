@@ -16,6 +16,9 @@ from torch.func import functional_call
 
 from mmsemi.registry import MODELS
 
+Perturbation = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""Changes the levels of a backbone together."""
+
 
 @dataclass
 class BranchOutput:
@@ -139,10 +142,16 @@ class Branch(BaseModule):
         """Number of classes that the decode head scores."""
         return self.segmentor.decode_head.num_classes
 
-    def forward(self, images: Tensor) -> BranchOutput:
-        """Score ``images`` (B, 3, H, W)."""
+    def forward(self, images: Tensor, perturb: Perturbation | None = None) -> BranchOutput:
+        """Score ``images`` (B, 3, H, W).
+
+        Args:
+            images (Tensor): (B, 3, H, W).
+            perturb (Callable, optional): Applied to the levels that the decoder reads, a tuple of (B, C_l, h_l, w_l).
+                Auxiliary heads that read the backbone read it clean.
+        """
         features = tuple(self.segmentor.extract_feat(images))
-        logits, taps = self._decode(features)
+        logits, taps = self._decode(features if perturb is None else self._perturbed(features, perturb))
         return self._with_heads(features, logits, taps, images)
 
     @torch.no_grad()
@@ -161,17 +170,18 @@ class Branch(BaseModule):
             for module in training:
                 module.training = True
 
-    def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
+    def forward_together(self, perturb: Perturbation | None = None, **views: Tensor) -> dict[str, BranchOutput]:
         """Score several views in one pass, so that they share batch statistics.
 
         Args:
+            perturb (Callable, optional): That of :meth:`forward`, for the images of all views, one after the other.
             **views (Tensor): Images by name, (B_v, 3, H, W).
 
         Returns:
             dict[str, BranchOutput]: The outputs under the same names.
         """
         sizes = [view.shape[0] for view in views.values()]
-        return dict(zip(views, self(torch.cat(list(views.values()))).split(sizes), strict=True))
+        return dict(zip(views, self(torch.cat(list(views.values())), perturb).split(sizes), strict=True))
 
     def forward_perturbed(
         self, perturb: Callable[[Tensor], Tensor], copies: int = 1, **views: Tensor
@@ -207,6 +217,12 @@ class Branch(BaseModule):
         for i, scores in enumerate(logits[clean:].split(last)):
             outputs[f'perturbed_{i}'] = BranchOutput((), scores, out.size, out.align_corners)
         return outputs
+
+    def _perturbed(self, features: tuple[Tensor, ...], perturb: Perturbation) -> tuple[Tensor, ...]:
+        """``features`` with those that the decode head reads perturbed together."""
+        read = sorted(self._levels_read(len(features)))
+        changed = dict(zip(read, perturb(tuple(features[i] for i in read)), strict=True))
+        return tuple(changed.get(i, level) for i, level in enumerate(features))
 
     def _levels_read(self, count: int) -> set[int]:
         """Which of ``count`` feature levels the decode head reads."""
