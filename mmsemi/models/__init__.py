@@ -3,6 +3,7 @@ from .data_preprocessor import SemiDataPreprocessor
 from .heads import CorrelationHead, DeepLabV2Head, DeepLabV3PlusHead, PatchClassifier, PlainDPTHead, ProjectionHead
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
+from .patch_encoder_decoder import PatchEncoderDecoder
 from .plugins import MPMC
 from .segmentors import (
     AEL,
@@ -42,6 +43,7 @@ __all__ = [
     'MeanTeacher',
     'OhemCrossEntropyLoss',
     'PatchClassifier',
+    'PatchEncoderDecoder',
     'PixelCrossEntropyLoss',
     'PlainDPTHead',
     'ProjectionHead',
