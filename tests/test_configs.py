@@ -88,7 +88,7 @@ def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
 def test_the_papers_main_config_trains_as_documented():
     cfg = Config.fromfile(ROOT / 'configs/mllc/mllc_r101_voc.py')
     assert cfg.train_cfg.max_epochs == 150 and cfg.crop_size == (512, 512)
-    assert cfg.train_dataloader.sampler.labeled == cfg.train_dataloader.sampler.unlabeled == 8
+    assert cfg.train_dataloader.sampler.labeled == cfg.train_dataloader.sampler.unlabeled == 2
     assert cfg.optim_wrapper.optimizer.lr == 1e-3
     graph = cfg.model.heads.graph
     assert (graph.num_layers, graph.num_neighbors, graph.gamma, graph.alpha) == (2, 20, 1.0, 0.2)

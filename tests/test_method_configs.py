@@ -22,7 +22,8 @@ class Schedule(NamedTuple):
     heads: float
     decay: float
     stride: int
-    ohem: bool = False
+    ohem: float | None = None  # the share of pixels kept at least
+    aux: bool = False
 
 
 # VOC blender and classic share their schedule.
@@ -33,7 +34,7 @@ VOC = {
     'unimatch_r101': Schedule(321, 80, 1e-3, 10, 1e-4, 16),
     'corrmatch_r101': Schedule(321, 80, 1e-3, 10, 1e-4, 8),
     'dssn_r101': Schedule(513, 100, 2e-3, 10, 1e-4, 16),
-    'esl_r101': Schedule(513, 80, 1e-3, 10, 1e-4, 16),
+    'esl_r101': Schedule(513, 80, 1e-3, 10, 1e-4, 8),
     'mllc_r101': Schedule(512, 150, 1e-3, 10, 1e-4, 16),
     'mllc_dlv2-r101': Schedule(321, 150, 1e-3, 10, 1e-4, 8),
     'augseg_r101': Schedule(513, 80, 1e-3, 10, 1e-4, 16),
@@ -45,15 +46,15 @@ CITYSCAPES = {
     'supervised_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
     'fixmatch_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
     'mean_teacher_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
-    'unimatch_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=True),
-    'corrmatch_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 8, ohem=True),
-    'dssn_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=True),
-    'esl_r101': Schedule(769, 200, 1e-2, 10, 5e-4, 16, ohem=True),
+    'unimatch_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=200_000 / (2 * 801**2)),
+    'corrmatch_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 8, ohem=100_000 / (2 * 801**2)),
+    'dssn_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=100_000 / 801**2),
+    'esl_r101': Schedule(769, 200, 1e-2, 10, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
     'mllc_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
     'mllc_dlv2-r101': Schedule((256, 512), 100, 1e-2, 1, 1e-4, 8),
-    'augseg_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=True),
-    'ael_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=True),
-    'u2pl_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=True),
+    'augseg_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=100_000 / (4 * 800**2)),
+    'ael_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
+    'u2pl_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
 }
 SCHEDULES = {'voc': VOC, 'voc_513': VOC_513, 'voc_classic': VOC, 'cityscapes': CITYSCAPES}
 PATHS = {
@@ -113,7 +114,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 ON_CITYSCAPES: dict[str, dict[str, Any]] = {
     'unimatch': {'threshold': 0.0},
     'corrmatch': {'threshold': 0.0, 'dynamic_threshold': False},
-    'u2pl': {'unsup_warmup': 1, 'student.auxiliary_head.loss_decode.loss_weight': 0.4},
+    'u2pl': {'unsup_warmup': 1},
 }
 
 
@@ -173,22 +174,49 @@ def test_a_config_trains_as_documented(name):
         assert tuple(student.decode_head.dilations) == {16: (1, 6, 12, 18), 8: (1, 12, 24, 36)}[row.stride]
     assert student.decode_head.num_classes == (19 if benchmark == 'cityscapes' else 21)
     loss = student.decode_head.loss_decode
-    assert loss == (
-        dict(type='OhemCrossEntropyLoss', threshold=0.7, min_kept=100000)
-        if row.ohem
-        else dict(type='PixelCrossEntropyLoss')
-    )
+    if row.ohem is None:
+        assert loss == dict(type='PixelCrossEntropyLoss')
+    else:
+        assert loss == dict(type='OhemCrossEntropyLoss', threshold=0.7, min_kept=pytest.approx(row.ohem))
+    assert ('auxiliary_head' in student) == row.aux
+    if row.aux:
+        assert student.auxiliary_head.loss_decode == dict(loss, loss_weight=0.4)
+        assert (student.auxiliary_head.in_index, student.auxiliary_head.num_classes) == (2, 19)
     slides = benchmark == 'cityscapes' and 'dlv2' not in network
     assert student.test_cfg.mode == ('slide' if slides else 'whole')
     assert not slides or tuple(student.test_cfg.crop_size) == crop
 
 
+# Of the ResNet's last stage and the decoder, in the authors' code: dilations of the blocks, last BN of a residual block
+# from zero, low-level channels, kernel of the ASPP's bottleneck, channel dropout inside and in front of the classifier.
+PLAIN = (None, False, 48, 1, 0.0, 0.1)
+NO_DROPOUT = (None, False, 48, 1, 0.0, 0.0)
+NETWORKS = {
+    'supervised': PLAIN, 'fixmatch': PLAIN, 'mean_teacher': PLAIN, 'mllc': PLAIN, 'esl': PLAIN,
+    'unimatch': NO_DROPOUT, 'dssn': NO_DROPOUT, 'corrmatch': NO_DROPOUT,
+    'augseg': ((2, 4, 8), True, 48, 1, 0.0, 0.0),
+    'u2pl': ((4, 8, 16), True, 256, 3, 0.1, 0.1),
+    'ael': ((4, 8, 16), True, 256, 3, 0.1, 0.1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', [name for name in PATHS if 'dlv2' not in name])
+def test_a_config_has_its_authors_network(name):
+    cfg, _, _ = of(name)
+    backbone, head = cfg.model.student.backbone, cfg.model.student.decode_head
+    kernel, inner = head.get('bottleneck_kernel_size', 1), head.get('inner_dropout', 0.0)
+    network = (backbone.get('multi_grid'), backbone.zero_init_residual, head.low_level_channels, kernel, inner)
+    assert (*network, head.dropout_ratio) == NETWORKS[PATHS[name].parent.name]
+    assert head.type == 'DeepLabV3PlusHead' and backbone.contract_dilation
+
+
 @pytest.mark.parametrize('name', PATHS)
-def test_a_config_learns_from_an_eighth_of_the_labels_in_batches_of_8_and_8(name):
+def test_a_config_learns_from_an_eighth_of_the_labels_in_batches_of_8_and_8_on_4_processes(name):
     cfg, network, benchmark = of(name)
     loader = cfg.train_dataloader
-    unlabeled = 0 if network == 'supervised_r101' else 8
-    assert (loader.sampler.labeled, loader.sampler.unlabeled, loader.batch_size) == (8, unlabeled, 8 + unlabeled)
+    unlabeled = 0 if network == 'supervised_r101' else 2
+    assert (loader.sampler.labeled, loader.sampler.unlabeled, loader.batch_size) == (2, unlabeled, 2 + unlabeled)
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=4 * loader.batch_size)
     assert (loader.dataset.labeled, loader.dataset.unlabeled) == ('1/8', 'rest')
     classic = 'ImageSets/Segmentation/train.txt' if benchmark == 'voc_classic' else None
     assert loader.dataset.get('candidates') == classic

@@ -1,6 +1,6 @@
 # ACDC with 3 labeled cases (7: train_dataloader.dataset.labeled=lists/cases_7.txt); crop 224, 300 epochs.
 _base_ = [
-    '../_base_/models/deeplabv3plus_r101_os8.py',
+    '../_base_/models/deeplabv3plus_r101_u2pl.py',
     '../_base_/datasets/acdc.py',
     '../_base_/schedules/sgd_acdc.py',
     '../_base_/methods/ael.py',

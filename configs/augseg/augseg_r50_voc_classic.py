@@ -1,6 +1,6 @@
 # PASCAL VOC 2012, labels drawn from the 1,464 finely annotated images; crop 513, 80 epochs.
 _base_ = [
-    '../_base_/models/deeplabv3plus_r50.py',
+    '../_base_/models/deeplabv3plus_r50_augseg.py',
     '../_base_/datasets/voc_classic_513.py',
     '../_base_/schedules/sgd_heads_x10.py',
     '../_base_/methods/augseg.py',

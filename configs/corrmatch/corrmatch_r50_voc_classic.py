@@ -1,6 +1,6 @@
 # PASCAL VOC 2012, labels drawn from the 1,464 finely annotated images; crop 321, 80 epochs.
 _base_ = [
-    '../_base_/models/deeplabv3plus_r50_os8.py',
+    '../_base_/models/deeplabv3plus_r50_corrmatch.py',
     '../_base_/datasets/voc_classic_321.py',
     '../_base_/schedules/sgd_heads_x10.py',
     '../_base_/methods/corrmatch.py',

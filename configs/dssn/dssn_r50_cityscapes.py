@@ -1,12 +1,12 @@
 # Crop 801, 240 epochs, the paper's thresholds; the released code's are model.threshold=0.3 model.class_ratio=0.5.
 _base_ = [
-    '../_base_/models/deeplabv3plus_r50.py',
+    '../_base_/models/deeplabv3plus_r50_unimatch.py',
     '../_base_/datasets/cityscapes_801.py',
     '../_base_/schedules/sgd_cityscapes.py',
     '../_base_/methods/dssn.py',
 ]
 network = _base_.network
 network.decode_head.num_classes = 19
-network.decode_head.loss_decode = dict(type='OhemCrossEntropyLoss', threshold=0.7, min_kept=100000)
-network.test_cfg = dict(mode='slide', crop_size=(801, 801), stride=(534, 534))
+network.decode_head.loss_decode = dict(type='OhemCrossEntropyLoss', threshold=0.7, min_kept=100_000 / (801 * 801))
+network.test_cfg = dict(mode='slide', crop_size=_base_.crop_size, stride=(534, 534))
 model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)

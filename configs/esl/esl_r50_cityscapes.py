@@ -1,12 +1,14 @@
 # Crop 769, 200 epochs.
 _base_ = [
-    '../_base_/models/deeplabv3plus_r50.py',
+    '../_base_/models/deeplabv3plus_r50_os8.py',
     '../_base_/datasets/cityscapes_769.py',
     '../_base_/schedules/sgd_heads_x10_cityscapes.py',
     '../_base_/methods/esl.py',
 ]
 network = _base_.network
 network.decode_head.num_classes = 19
-network.decode_head.loss_decode = dict(type='OhemCrossEntropyLoss', threshold=0.7, min_kept=100000)
-network.test_cfg = dict(mode='slide', crop_size=(769, 769), stride=(513, 513))
+ohem = dict(type='OhemCrossEntropyLoss', threshold=0.7, min_kept=100_000 / (2 * 769 * 769))
+network.decode_head.loss_decode = ohem
+network.auxiliary_head = dict(_base_.auxiliary_head, num_classes=19, loss_decode=dict(ohem, loss_weight=0.4))
+network.test_cfg = dict(mode='slide', crop_size=_base_.crop_size, stride=(513, 513))
 model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)

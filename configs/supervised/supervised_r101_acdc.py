@@ -10,3 +10,4 @@ network.decode_head.num_classes = 4
 model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
 train_dataloader = dict(batch_size=8, sampler=dict(labeled=8, unlabeled=0))
 default_hooks = dict(checkpoint=dict(save_best='student/mDice'))
+auto_scale_lr = dict(base_batch_size=8)

@@ -6,4 +6,5 @@ _base_ = [
 ]
 network = _base_.network
 model = dict(student=network)
-train_dataloader = dict(batch_size=8, sampler=dict(labeled=8, unlabeled=0))
+train_dataloader = dict(batch_size=2, sampler=dict(labeled=2, unlabeled=0))
+auto_scale_lr = dict(base_batch_size=8)

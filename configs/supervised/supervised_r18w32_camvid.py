@@ -8,3 +8,4 @@ network = _base_.network
 network.decode_head.num_classes = 11
 model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
 train_dataloader = dict(batch_size=4, sampler=dict(labeled=4, unlabeled=0))
+auto_scale_lr = dict(base_batch_size=4)

@@ -14,6 +14,7 @@ from mmseg.models.utils import resize
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import MODELS
 
 Perturbation = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -28,7 +29,7 @@ class BranchOutput:
         features (tuple[Tensor]): The levels of the backbone (or neck), each (B, C_l, h_l, w_l).
         coarse_logits (Tensor): Class scores at the decode head's resolution, (B, C, h, w).
         size (tuple[int, int]): Height and width of the input.
-        align_corners (bool): How the decode head resizes.
+        align_corners (bool): How the decode head resizes, and with it whatever lays features over pixels.
         taps (dict[str, Tensor]): Features inside the decode head, (B, D, h, w), by position; kept when a head asks for
             them.
         heads (dict): What auxiliary heads computed, by name: tensors (B, ...), or objects with their own ``split``.
@@ -81,15 +82,20 @@ class Branch(BaseModule):
             feature and run in every pass: ``'backbone'``, ``'classifier'`` (class scores), ``'decoder'``, the feature
             in front of the decode head's classifier, or a name in the decode head's ``positions``. The others are
             called by their method.
+        crop (tuple[int, int], optional): Height and width of the training crops; it decides how heads of the segmentor
+            resize whose config does not say so (``align_corners``).
 
     Raises:
         ValueError: If a head reads a feature that the decode head does not have.
     """
 
-    def __init__(self, segmentor: dict, heads: dict[str, dict] | None = None) -> None:
+    def __init__(
+        self, segmentor: dict, heads: dict[str, dict] | None = None, crop: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
         # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
-        self.segmentor = MODELS.build(_with_init_cfg(copy.deepcopy(segmentor)))
+        segmentor = with_align_corners(_with_init_cfg(copy.deepcopy(segmentor)), crop)
+        self.segmentor = MODELS.build(segmentor)
         self.heads = nn.ModuleDict()
         self._taps: dict[str, Tensor] = {}
         self._tapped: set[str] = {'backbone', 'classifier'}

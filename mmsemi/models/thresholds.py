@@ -74,20 +74,29 @@ def quantiles(values: Tensor, counted: Tensor, shares: Tensor) -> Tensor:
         Tensor: (N,), infinite if nothing is counted.
     """
     # What does not count comes last.
-    ordered = values.masked_fill(~counted, torch.inf).flatten().sort().values
+    ordered = values.masked_fill(~counted, torch.inf)
     count = counted.sum()
     all_reduce(count)
     place = shares.double() * (count - 1).clamp(min=0)
-    low, high = _order_statistics(ordered, torch.stack([place.floor(), place.ceil()]).long())
+    low, high = order_statistics(ordered, torch.stack([place.floor(), place.ceil()]).long())
     return torch.where(high > low, torch.lerp(low, high, place.frac().to(low.dtype)), low)
 
 
-def _order_statistics(ordered: Tensor, places: Tensor) -> Tensor:
-    """Which values stand at ``places`` once the values >= 0 of all ranks are put in order; ``ordered`` are this rank's.
+@torch.no_grad()
+def order_statistics(values: Tensor, places: Tensor) -> Tensor:
+    """Which values stand at ``places`` once the values of all ranks are put in order.
 
     Numbers are ordered as their bits are. The bits are found byte by byte: each is the highest that leaves no more
     values below than the place, of which ranks add up their counts. No value travels, and one rank does as several do.
+
+    Args:
+        values (Tensor): Of this rank, >= 0, float32 or float64, any shape.
+        places (Tensor): From 0, the lowest value's, to one less than there are values on all ranks, long, any shape.
+
+    Returns:
+        Tensor: As ``places``.
     """
+    ordered = values.flatten().sort().values
     kind = torch.int32 if ordered.dtype == torch.float32 else torch.int64
     bits = torch.zeros_like(places, dtype=kind)[..., None]
     for byte in reversed(range(ordered.element_size())):

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from mmsemi.engine import ConfidenceHook
+from mmsemi.models.branch import BranchOutput
 from mmsemi.models.losses.pixel import normalised_cross_entropy
 from mmsemi.models.pseudo_labels import confidence_weighted_labels
 from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, thin_out
@@ -210,7 +211,7 @@ def test_copied_pixels_bring_their_labels():
     drawn = torch.zeros(C)
     for _ in range(80):
         given = Streams(images, labels, images, (images,), labels < 255, (plain_boxes(3),))
-        streams = model.adapt_streams(given, {'guide': SimpleNamespace(logits=torch.zeros(3, C, SIZE, SIZE))})
+        streams = model.adapt_streams(given, {'guide': BranchOutput((), torch.zeros(3, C, SIZE, SIZE), (SIZE, SIZE))})
         for i, mask in enumerate(streams.labeled_mix.mask):
             partner = int(streams.labeled_mix.partner[i])
             if not mask.any():

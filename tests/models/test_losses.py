@@ -55,18 +55,37 @@ def test_only_ignored_pixels_give_zero():
     assert PixelCrossEntropyLoss()(logits, torch.full_like(labels, 255)) == 0
 
 
-@pytest.mark.parametrize('min_kept', [1, 20, 1000])
-def test_ohem_keeps_the_hard_pixels_and_at_least_min_kept(min_kept):
+@pytest.mark.parametrize('share', [1e-6, 0.1, 0.5, 0.95, 1.0])
+def test_ohem_keeps_the_hard_pixels_and_at_least_the_share_min_kept(share):
     logits, labels = pixels()
     logits = logits * 3
     labels[0, :2] = 255
     valid = labels != 255
+    min_kept = max(1, round(share * labels.numel()))
     prob = logits.softmax(1).gather(1, labels.where(valid, 0)[:, None])[:, 0]
     ordered = prob[valid].sort().values
     limit = max(0.7, float(ordered[min(min_kept, len(ordered)) - 1]))
     kept = valid & (prob <= limit)
     expected = -prob[kept].log().mean()
-    assert torch.allclose(OhemCrossEntropyLoss(0.7, min_kept)(logits, labels), expected, atol=1e-6)
+    assert torch.allclose(OhemCrossEntropyLoss(0.7, share)(logits, labels), expected, atol=1e-10)
+
+
+def test_ohem_of_ignored_pixels_alone_is_zero_and_so_is_its_gradient():
+    logits, labels = pixels()
+    logits.requires_grad_()
+    loss = OhemCrossEntropyLoss()(logits, torch.full_like(labels, 255))
+    loss.backward()
+    assert loss == 0 and not logits.grad.any()
+
+
+def test_ohem_weighs_pixels_and_classes():
+    logits, labels = pixels()
+    weight, per_class = torch.rand(labels.shape, dtype=logits.dtype), [0.5, 2.0, 1.0, 3.0]
+    criterion = OhemCrossEntropyLoss(0.4, 0.1, class_weight=per_class, loss_weight=0.4).double()
+    kept = criterion.hard_pixels(logits, labels)
+    loss = -logits.log_softmax(1).gather(1, labels[:, None])[:, 0] * weight * torch.tensor(per_class)[labels]
+    assert 0 < kept.sum() < kept.numel()
+    assert torch.allclose(criterion(logits, labels, weight), 0.4 * loss[kept].mean(), atol=1e-10)
 
 
 def test_confident_labels_keep_what_reaches_the_threshold_of_its_class():
@@ -175,7 +194,13 @@ def test_accuracy_counts_only_what_is_counted():
     assert label_accuracy(label, truth, torch.zeros(1, 1, 3, dtype=torch.bool)) == 0
 
 
-@pytest.mark.parametrize('arguments', [dict(threshold=1.2), dict(min_kept=0)])
+@pytest.mark.parametrize('min_kept', [100_000, 1])
+def test_ohem_refuses_a_number_of_pixels_and_names_the_share(min_kept):
+    with pytest.raises(ValueError, match=f'share of the pixels.* in place of {min_kept} write {min_kept} / '):
+        OhemCrossEntropyLoss(min_kept=min_kept)
+
+
+@pytest.mark.parametrize('arguments', [dict(threshold=1.2), dict(min_kept=0.0), dict(min_kept=1.5)])
 def test_ohem_arguments_out_of_range_are_named(arguments):
     with pytest.raises(ValueError, match='threshold in'):
         OhemCrossEntropyLoss(**arguments)

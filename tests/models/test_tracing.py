@@ -53,10 +53,10 @@ from mmsemi.models.pseudo_labels import (
     image_confidence,
     label_accuracy,
 )
-from mmsemi.models.resizing import resize_labels, resize_transposed
+from mmsemi.models.resizing import aligns_corners, resize_labels, resize_transposed, with_align_corners
 from mmsemi.models.sampling import count_classes, draw_classes, draw_partners, draw_per_class, thin_out
 from mmsemi.models.state.parts import masked_average_pooling
-from mmsemi.models.thresholds import class_thresholds, image_class_thresholds, quantiles
+from mmsemi.models.thresholds import class_thresholds, image_class_thresholds, order_statistics, quantiles
 from mmsemi.models.views import BetaCutMix, CutMix
 from mmsemi.models.views.regions import region_boxes
 from mmsemi.structures import Mix, PseudoLabel
@@ -89,7 +89,7 @@ CASES = [
     partial(logit_distance, LOGITS, OTHER, VALID),
     *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
     partial(PixelCrossEntropyLoss(class_weight=[1.0, 2.0, 1.0, 0.5]), LOGITS, LABEL, WEIGHT),
-    partial(OhemCrossEntropyLoss(0.7, 20), LOGITS, LABEL),
+    partial(OhemCrossEntropyLoss(0.7, 0.3), LOGITS, LABEL),
     partial(intra_image_contrast, NODES, NODE_LABEL, C, NODE_VALID),
     partial(prototype_contrast, NODES, NODE_LABEL, PROTOTYPES, SEEN, 0.1, NODE_VALID),
     partial(info_nce, NODES[0, :7], NODES[1, :7], NODES[1], ROW_NUMBERS, 0.5, torch.ones(7)),
@@ -106,6 +106,7 @@ CASES = [
     partial(label_accuracy, LABEL, LABEL.flip(0), VALID),
     partial(class_thresholds, PROB, 0.6, VALID),
     partial(image_class_thresholds, PROB, 0.96, 0.5, VALID),
+    partial(order_statistics, WEIGHT, torch.tensor([0, 3])),
     partial(quantiles, WEIGHT, VALID, torch.tensor([0.2, 0.8])),
     # modules
     partial(knn_affinity, NODES, 3, 1.0, NODE_VALID),
@@ -130,6 +131,7 @@ CASES = [
     partial(count_classes, LABEL, C),
     partial(thin_out, LABEL, PROB[0, :, 0, 0]),
     partial(resize_labels, LABEL, (3, 4)),
+    partial(resize_labels, VALID, (5, 3), True),
     partial(resize_transposed, MAPS, (3, 4)),
     partial(full_precision, LOGITS.half()),
     partial(probabilities, LOGITS.half()),
@@ -149,7 +151,7 @@ CASES = [
     partial(PSEUDO.reweight, WEIGHT),
 ]
 # Contexts, and what runs before training.
-NO_COMPUTATION = {no_autocast, receptive_fields}
+NO_COMPUTATION = {aligns_corners, no_autocast, receptive_fields, with_align_corners}
 
 
 def subject(case: partial):

@@ -21,6 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry
 
 from mmsemi.apis.launch import UsageError, quiet, run
+from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import DATASETS, MODELS, TRANSFORMS
 from mmsemi.utils import register_all_modules
 
@@ -97,8 +98,9 @@ def nodes_with_type(node: Any) -> Iterator[dict]:
 
 def plain_model(cfg: Config) -> tuple[dict, dict[str, str]]:
     """The segmentor's config for mmseg, and the sources of the classes in it that mmseg lacks, by name."""
-    model = copy.deepcopy(cfg.model.student.to_dict())
     preprocessor = cfg.model.data_preprocessor.to_dict()
+    # As it was trained: plain mmseg does not know the crop.
+    model = with_align_corners(copy.deepcopy(cfg.model.student.to_dict()), preprocessor['size'])
     kept = {key: preprocessor[key] for key in PREPROCESSOR_KEYS if key in preprocessor}
     model.update(pretrained=None, train_cfg=None, data_preprocessor={'type': 'SegDataPreProcessor', **kept})
     sources = {}

@@ -23,6 +23,8 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
+    batch_size=16,
+    sampler=dict(labeled=8, unlabeled=8),
     dataset=dict(
         dataset=dict(type=dataset_type, data_root=data_root, ann_file='lists/train.txt', apart_from=val_list),
         labeled='lists/cases_3.txt',

@@ -26,6 +26,9 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
+    # Of one process; `--batch` of tools/train.py says how many in all.
+    batch_size=16,
+    sampler=dict(labeled=8, unlabeled=8),
     dataset=dict(
         dataset=dict(
             type='BaseSegDataset',

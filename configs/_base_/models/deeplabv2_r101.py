@@ -9,7 +9,6 @@ network = dict(
         in_index=3,
         dilations=(6, 12, 18, 24),
         num_classes=21,
-        align_corners=False,
         loss_decode=dict(type='PixelCrossEntropyLoss'),
     ),
 )

@@ -24,7 +24,6 @@ network = dict(
         dropout_ratio=0.1,
         num_classes=21,
         norm_cfg=dict(type='SyncBN', requires_grad=True),
-        align_corners=False,
         loss_decode=dict(type='PixelCrossEntropyLoss'),
     ),
     test_cfg=dict(mode='whole'),

@@ -13,3 +13,5 @@ optim_wrapper = dict(
 )
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(by_epoch=True, max_epochs=80, val_interval=1)
+# How many images in all, labeled and unlabeled, the rate is meant for; --auto-scale-lr adapts it to other batches.
+auto_scale_lr = dict(enable=False, base_batch_size=16)

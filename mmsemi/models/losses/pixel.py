@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from mmengine.dist import all_reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmsemi.models.precision import full_precision
+from mmsemi.models.precision import full_precision, probabilities
+from mmsemi.models.thresholds import order_statistics
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel
 
@@ -139,25 +141,37 @@ class PixelCrossEntropyLoss(nn.Module):
 
 @MODELS.register_module()
 class OhemCrossEntropyLoss(PixelCrossEntropyLoss):
-    """Cross-entropy of hard pixels alone: probability of the true class below ``threshold``, at least ``min_kept``.
+    """Cross-entropy of hard pixels alone: probability of the true class at most ``threshold``, or among the lowest.
 
-    Source: Shrivastava et al., 2016 (arXiv:1604.03540), in the form that all Cityscapes protocols here use; the set of
-    kept pixels is found on the device.
+    It is the mean over the hard pixels of *all* ranks: the average over ranks, which is what gradients are averaged to,
+    is the loss of one process with all images, however they are spread.
+
+    Source: Shrivastava et al., 2016 (arXiv:1604.03540), in the form that all Cityscapes protocols here use. Released
+    code counts ``min_kept`` in pixels of one GPU: divide by the pixels, ignored ones too, of one GPU's labeled crops.
 
     Args:
-        threshold (float): Probability of the true class under which a pixel is hard. Defaults to 0.7.
-        min_kept (int): Pixels kept at least, over the whole batch. Defaults to 100000.
+        threshold (float): Probability of the true class up to which a pixel is hard, in (0, 1). Defaults to 0.7.
+        min_kept (float): So large a share of the labeled images' pixels, those of the lowest probability, is kept at
+            least, in (0, 1]. Ignored pixels count among the images' pixels and are never kept. Defaults to CorrMatch's,
+            100,000 pixels of two crops of 801.
         **kwargs: Those of :class:`PixelCrossEntropyLoss`.
 
     Raises:
-        ValueError: If ``threshold`` lies outside (0, 1) or ``min_kept`` is below 1.
+        ValueError: If ``threshold`` lies outside (0, 1), ``min_kept`` outside (0, 1], or if it is a whole number.
     """
 
-    def __init__(self, threshold: float = 0.7, min_kept: int = 100_000, **kwargs) -> None:
+    def __init__(self, threshold: float = 0.7, min_kept: float = 100_000 / (2 * 801 * 801), **kwargs) -> None:
         super().__init__(**kwargs)
-        if not 0 < threshold < 1 or min_kept < 1:
+        if isinstance(min_kept, int):
             raise ValueError(
-                f'OhemCrossEntropyLoss: threshold in (0, 1) and min_kept >= 1 are needed, not {threshold}, {min_kept}.'
+                'OhemCrossEntropyLoss: min_kept is the share of the pixels that is kept at least, a float in (0, 1], '
+                f'not a number of pixels; in place of {min_kept} write {min_kept} / (images * height * width), with '
+                'the labeled images of one process and the crop that the number was meant for.'
+            )
+        if not 0 < threshold < 1 or not 0 < min_kept <= 1:
+            raise ValueError(
+                'OhemCrossEntropyLoss: threshold in (0, 1) and min_kept, the share of the pixels kept at least, in '
+                f'(0, 1] are needed, not {threshold}, {min_kept}.'
             )
         self.threshold = threshold
         self.min_kept = min_kept
@@ -165,12 +179,24 @@ class OhemCrossEntropyLoss(PixelCrossEntropyLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE_INDEX
     ) -> Tensor:
-        """Compare ``logits`` (B, C, H, W) with ``labels`` (B, H, W)."""
-        with torch.no_grad():
-            valid = labels != ignore_index
-            index = torch.where(valid, labels, 0)[:, None]
-            prob = logits.float().softmax(1).gather(1, index)[:, 0].masked_fill(~valid, 2.0)
-            kept = min(self.min_kept, prob.numel())
-            limit = prob.flatten().kthvalue(kept).values.clamp(min=self.threshold)
-            labels = torch.where(prob <= limit, labels, ignore_index)
-        return super().forward(logits, labels, weight, ignore_index)
+        """Compare ``logits`` (B, C, H, W) with ``labels`` (B, H, W); ``weight`` (B, H, W) multiplies each pixel."""
+        kept = self.hard_pixels(logits, labels, ignore_index)
+        labels = torch.where(kept, labels, ignore_index)
+        loss = F.cross_entropy(logits, labels, self.class_weight, reduction='none', ignore_index=ignore_index)
+        if weight is not None:
+            loss = loss * weight
+        count = kept.sum().to(loss.dtype)
+        all_reduce(count, 'mean')
+        return self.loss_weight * loss.sum() / count.clamp(min=_SMALLEST_TOTAL)
+
+    @torch.no_grad()
+    def hard_pixels(self, logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+        """Which pixels of ``logits`` (B, C, H, W) and ``labels`` (B, H, W) are kept, bool, (B, H, W)."""
+        valid = labels != ignore_index
+        prob = probabilities(logits).gather(1, torch.where(valid, labels, 0)[:, None])[:, 0]
+        # Ignored pixels come last.
+        prob = prob.masked_fill(~valid, 2.0)
+        pixels = prob.new_full((), prob.numel(), dtype=torch.float64)
+        all_reduce(pixels)
+        place = (self.min_kept * pixels).round().long().clamp(min=1) - 1
+        return valid & (prob <= order_statistics(prob, place).clamp(min=self.threshold))

@@ -106,15 +106,17 @@ class AEL(MeanTeacher):
     def adapt_streams(self, streams: Streams, guides: dict[str, BranchOutput]) -> Streams:
         """Adaptive CutMix of the unlabeled images, adaptive copy-paste of the labeled ones."""
         if self.adaptive_cutmix:
-            label = torch.where(streams.valid, guides['guide'].logits.argmax(1), IGNORE_INDEX)
-            streams = replace(streams, mix=tuple(self.adaptive_mix(mix, label) for mix in streams.mix))
+            guide = guides['guide']
+            label = torch.where(streams.valid, guide.logits.argmax(1), IGNORE_INDEX)
+            mixes = tuple(self.adaptive_mix(mix, label, guide.align_corners) for mix in streams.mix)
+            streams = replace(streams, mix=mixes)
         if self.copy_paste_prob:
             mix = self.paste_mix(streams.labels)
             pasted = dict(labeled=mix.images(streams.labeled), labels=mix.maps(streams.labels))
             streams = replace(streams, **pasted, labeled_mix=mix)
         return streams
 
-    def adaptive_mix(self, mix: Mix, label: Tensor) -> Mix:
+    def adaptive_mix(self, mix: Mix, label: Tensor, align_corners: bool = False) -> Mix:
         """Give the images that ``mix`` mixes the box of a region of a little known class, drawn for each image.
 
         The partner is drawn among the other images in which the teacher sees enough of the class. Where there is none,
@@ -123,15 +125,17 @@ class AEL(MeanTeacher):
         Args:
             mix (Mix): Plain boxes.
             label (Tensor): The teacher's labels of the weak view, long, (B, H, W); 255 where it was padded.
+            align_corners (bool): How maps are laid over pixels where regions are looked for. Defaults to False.
         """
         batch, size = len(label), [math.ceil(n / self.region_stride) for n in label.shape[1:]]
         least = max(1, math.ceil(self.min_area * size[0] * size[1]))
-        coarse = resize_labels(label, size)
+        coarse = resize_labels(label, size, align_corners)
         classes = draw_classes(self.confidence.class_probabilities(), batch)
         partner, found = draw_partners(count_classes(coarse, self.num_classes), classes, least)
         box = region_boxes(coarse[partner] == classes[:, None, None], least)
         found = found & box.flatten(1).any(1) & mix.mask.flatten(1).any(1)
-        mask = torch.where(found[:, None, None], resize_labels(box, label.shape[1:]), mix.mask)
+        box = resize_labels(box, label.shape[1:], align_corners)
+        mask = torch.where(found[:, None, None], box, mix.mask)
         plain = mix.partners(torch.arange(batch, device=label.device))
         return Mix(mask, torch.where(found, partner, plain))
 

@@ -7,6 +7,7 @@ Enhanced Soft Label for Semi-Supervised Semantic Segmentation, Ma et al., ICCV 2
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from mmseg.models.utils import resize
@@ -163,7 +164,8 @@ class ESL(SemiSegmentor):
         """
         weak, size = views['guide'], views['guide'].heads['projector'].shape[2:]
         with torch.no_grad():
-            truth, valid = resize_labels(streams.labels, size), resize_labels(streams.valid, size)
+            coarse = partial(resize_labels, size=size, align_corners=weak.align_corners)
+            truth, valid = coarse(streams.labels), coarse(streams.valid)
             known = truth != IGNORE_INDEX
             logits = resize(weak.coarse_logits, size=size, mode='bilinear', align_corners=weak.align_corners)
             confidence, label = probabilities(logits).max(1)
@@ -171,7 +173,7 @@ class ESL(SemiSegmentor):
             labeled_parts = self.observe_parts(views['guide_labeled'], truth, known, known)
             weak_parts = self.observe_parts(weak, label, valid, confident)
             # Eq. 9, where the strong view's pixels lie.
-            mix = Mix(resize_labels(streams.mix[0].mask, size))
+            mix = Mix(coarse(streams.mix[0].mask))
             classes = torch.cat([truth, mix.maps(label)])
             parts = torch.cat([labeled_parts, mix.maps(weak_parts)])
             qualified = torch.cat([known, mix.maps(confident)])
@@ -225,7 +227,7 @@ class ESL(SemiSegmentor):
         """The encoder's features of labeled images, labels at the projector's resolution, and ``align_corners``."""
         streams = self.data_preprocessor(batch, training=True)['inputs']
         out = self.teacher(streams.labeled)
-        labels = resize_labels(streams.labels, out.heads['projector'].shape[2:])
+        labels = resize_labels(streams.labels, out.heads['projector'].shape[2:], out.align_corners)
         return out.features[self.level], labels, out.align_corners
 
 

@@ -28,7 +28,8 @@ class SemiSegmentor(BaseSegmentor):
     student's views 'labeled', 'weak', 'strong_0', 'strong_1', ..., and the output that labels the weak view 'guide'.
 
     Args:
-        student (dict): Config of an mmseg ``EncoderDecoder``.
+        student (dict): Config of an mmseg ``EncoderDecoder``. Heads that do not say ``align_corners`` resize as the
+            crop asks (:mod:`mmsemi.models.resizing`).
         data_preprocessor (dict): Config of :class:`SemiDataPreprocessor`.
         heads (dict[str, dict], optional): Auxiliary heads of a branch by name.
         sup_weight (float): Factor of all supervised terms. Defaults to 1.
@@ -68,12 +69,13 @@ class SemiSegmentor(BaseSegmentor):
         self.sup_weight = sup_weight
         self.unsup_weight = unsup_weight
         self.unsup_warmup = unsup_warmup
-        self.student = Branch(student, heads)
+        crop = self.data_preprocessor.size
+        self.student = Branch(student, heads, crop)
         if self.has_teacher:
-            self.teacher = Branch(student, heads)
+            self.teacher = Branch(student, heads, crop)
         self.plugins = nn.ModuleList(MODELS.build(plugin) for plugin in plugins or ())
         for plugin in self.plugins:
-            plugin_heads = plugin.head_configs(self.student, self.data_preprocessor.size)
+            plugin_heads = plugin.head_configs(self.student, crop)
             for name in self.branches:
                 getattr(self, name).add_heads(plugin_heads)
         if self.has_teacher:

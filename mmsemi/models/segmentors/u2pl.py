@@ -5,6 +5,8 @@ Semi-Supervised Semantic Segmentation Using Unreliable Pseudo-Labels, https://ar
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from mmengine.dist import all_reduce
 from mmseg.models.utils import resize
@@ -198,8 +200,9 @@ class U2PL(SemiSegmentor):
         labeled, weak = views['guide_labeled'], views['guide']
         size = weak.heads[_HEAD].shape[2:]
         with torch.no_grad():
-            truth, valid = resize_labels(streams.labels, size), resize_labels(streams.valid, size)
-            label, reliable, sure = (resize_labels(maps, size) for maps in (label, reliable, sure))
+            coarse = partial(resize_labels, size=size, align_corners=weak.align_corners)
+            truth, valid = coarse(streams.labels), coarse(streams.valid)
+            label, reliable, sure = coarse(label), coarse(reliable), coarse(sure)
             known = truth != IGNORE_INDEX
             truth = torch.where(known, truth, 0)
             prob_labeled, rank_labeled = self.class_order(labeled)
@@ -218,7 +221,7 @@ class U2PL(SemiSegmentor):
             self.queues.observe(weak.heads[_HEAD], unlikely & asked[:, None])
 
             # The student's anchors lie where the strong view shows these pixels.
-            mix = Mix(resize_labels(streams.mix[0].mask, size), streams.mix[0].partner)
+            mix = Mix(coarse(streams.mix[0].mask), streams.mix[0].partner)
             classes = torch.cat([truth, mix.maps(label)])
             qualified = torch.cat([anchors, mix.maps(anchors_weak)])
         features = torch.cat([views[name].heads[_HEAD] for name in ('labeled', 'strong_0')])

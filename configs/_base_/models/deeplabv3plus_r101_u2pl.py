@@ -1,0 +1,2 @@
+_base_ = './deeplabv3plus_r50_u2pl.py'
+network = dict(pretrained='open-mmlab://resnet101_v1c', backbone=dict(depth=101))
