@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmseg.models.segmentors import EncoderDecoder
-from mmseg.models.utils import resize
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmsemi.registry import MODELS
 
@@ -53,4 +53,4 @@ class PatchEncoderDecoder(EncoderDecoder):
     def _resized(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(maps.shape[2:]) == size:
             return maps
-        return resize(maps, size=size, mode='bilinear', align_corners=self.align_corners)
+        return F.interpolate(maps, size=size, mode='bilinear', align_corners=self.align_corners)

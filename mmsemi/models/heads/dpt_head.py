@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import DPTHead
-from mmseg.models.utils import resize
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmsemi.registry import MODELS
 
@@ -39,8 +39,11 @@ class PlainDPTHead(DPTHead):
         self.fusion_blocks = nn.ModuleList(
             _Fusion(self.channels, norm_cfg, act_cfg, joins=i > 0) for i in range(len(self.convs))
         )
-        if norm_cfg is None:
-            self.init_cfg = None
+
+    def init_weights(self) -> None:
+        """Initialise as mmseg does, or without a norm, which would rescale what that lets grow, as PyTorch does."""
+        super().init_weights()
+        if self.norm_cfg is None:
             for module in self.modules():
                 if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                     module.reset_parameters()
@@ -68,7 +71,8 @@ class _Fusion(nn.Module):
     def forward(self, level: Tensor, coarser: Tensor | None, size: Sequence[int]) -> Tensor:
         x = level if coarser is None else coarser + self.res_conv_unit1(level)
         # A convolution of one pixel and an interpolation may change places; this way it has a quarter of the pixels.
-        return resize(self.project(self.res_conv_unit2(x)), size=tuple(size), mode='bilinear', align_corners=True)
+        x = self.project(self.res_conv_unit2(x))
+        return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=True)
 
 
 class _ResidualUnit(nn.Module):
