@@ -14,6 +14,7 @@ from mmseg.models.utils import resize
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmsemi.models.frozen_encoder import EncodedViews
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import MODELS
 
@@ -99,6 +100,8 @@ class Branch(BaseModule):
         self.heads = nn.ModuleDict()
         self._taps: dict[str, Tensor] = {}
         self._tapped: set[str] = {'backbone', 'classifier'}
+        # In a step, where student and teacher have one frozen encoder: what it made of the images so far.
+        self.encoded: EncodedViews | None = None
         self.add_heads(heads or {})
 
     def add_heads(self, heads: dict[str, dict]) -> None:
@@ -148,17 +151,17 @@ class Branch(BaseModule):
         """Number of classes that the decode head scores."""
         return self.segmentor.decode_head.num_classes
 
-    def forward(self, images: Tensor, perturb: Perturbation | None = None) -> BranchOutput:
-        """Score ``images`` (B, 3, H, W).
+    def forward(self, *views: Tensor, perturb: Perturbation | None = None) -> BranchOutput:
+        """Score images in one pass.
 
         Args:
-            images (Tensor): (B, 3, H, W).
+            *views (Tensor): (B_v, 3, H, W); more than one are scored as one batch.
             perturb (Callable, optional): Applied to the levels that the decoder reads, a tuple of (B, C_l, h_l, w_l).
                 Auxiliary heads that read the backbone read it clean.
         """
-        features = tuple(self.segmentor.extract_feat(images))
+        features = self._encode(views)
         logits, taps = self._decode(features if perturb is None else self._perturbed(features, perturb))
-        return self._with_heads(features, logits, taps, images)
+        return self._with_heads(features, logits, taps, views[0].shape)
 
     @torch.no_grad()
     def dry_run(self, image: Tensor) -> BranchOutput:
@@ -187,7 +190,7 @@ class Branch(BaseModule):
             dict[str, BranchOutput]: The outputs under the same names.
         """
         sizes = [view.shape[0] for view in views.values()]
-        return dict(zip(views, self(torch.cat(list(views.values())), perturb).split(sizes), strict=True))
+        return dict(zip(views, self(*views.values(), perturb=perturb).split(sizes), strict=True))
 
     def forward_perturbed(
         self, perturb: Callable[[Tensor], Tensor], copies: int = 1, **views: Tensor
@@ -209,20 +212,28 @@ class Branch(BaseModule):
         if not copies:
             return self.forward_together(**views)
         sizes = [view.shape[0] for view in views.values()]
-        images = torch.cat(list(views.values()))
-        clean, last = len(images), sizes[-1]
-        features = tuple(self.segmentor.extract_feat(images))
+        clean, last = sum(sizes), sizes[-1]
+        features = self._encode(tuple(views.values()))
         read = self._levels_read(len(features))
         levels = tuple(
             torch.cat([level, *(perturb(level[-last:]) for _ in range(copies))]) if i in read else level
             for i, level in enumerate(features)
         )
         logits, taps = self._decode(levels)
-        out = self._with_heads(features, logits[:clean], {name: tap[:clean] for name, tap in taps.items()}, images)
+        taps = {name: tap[:clean] for name, tap in taps.items()}
+        out = self._with_heads(features, logits[:clean], taps, next(iter(views.values())).shape)
         outputs = dict(zip(views, out.split(sizes), strict=True))
         for i, scores in enumerate(logits[clean:].split(last)):
             outputs[f'perturbed_{i}'] = BranchOutput((), scores, out.size, out.align_corners)
         return outputs
+
+    def _encode(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The levels that the decoder gets of all views."""
+        segmentor = self.segmentor
+        if self.encoded is None:
+            return tuple(segmentor.extract_feat(torch.cat(views) if len(views) > 1 else views[0]))
+        levels = self.encoded(segmentor.backbone, views)
+        return tuple(segmentor.neck(levels)) if segmentor.with_neck else levels
 
     def _perturbed(self, features: tuple[Tensor, ...], perturb: Perturbation) -> tuple[Tensor, ...]:
         """``features`` with those that the decode head reads perturbed together."""
@@ -248,9 +259,9 @@ class Branch(BaseModule):
         return logits, taps
 
     def _with_heads(
-        self, features: tuple[Tensor, ...], logits: Tensor, taps: dict[str, Tensor], images: Tensor
+        self, features: tuple[Tensor, ...], logits: Tensor, taps: dict[str, Tensor], shape: torch.Size
     ) -> BranchOutput:
-        out = BranchOutput(features, logits, tuple(images.shape[-2:]), self.segmentor.align_corners, taps)
+        out = BranchOutput(features, logits, tuple(shape[-2:]), self.segmentor.align_corners, taps)
         for name, head in self.heads.items():
             if hasattr(head, 'source'):
                 out.heads[name] = head(out)

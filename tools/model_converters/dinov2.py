@@ -3,7 +3,7 @@
     python tools/model_converters/dinov2.py dinov2_vits14_pretrain.pth weights/dinov2-s.pth
     python tools/model_converters/dinov2.py unimatch_v2_base_92.pth weights/unimatch_v2-b.pth --weights model_ema
 
-The first is an encoder alone: mmpretrain's ``VisionTransformer`` reads what is written, mmsemi's ``DINOv2`` the original,
+The first is an encoder alone: mmpretrain's ``VisionTransformer`` reads what is written, our ``DINOv2`` the original,
 too. ``--size`` interpolates its position embedding for images of that many pixels; mmsemi does so by
 itself for any size. The second is a whole network, encoder and DPT decoder, which becomes a checkpoint of the segmentor
 in ``configs/unimatch_v2``: ``load_from`` starts both branches from it, ``tools/test.py`` evaluates it.
