@@ -34,7 +34,10 @@ def roots(tmp_path_factory) -> dict[str, str]:
     for mask in (shapes / 'SegmentationClassAug').glob('*.png'):
         mask.rename(shapes / 'SegmentationClass' / mask.name)
     data.make_acdc(root / 'acdc')
-    return {name: str(root / name) for name in ('voc', 'cityscapes', 'camvid', 'shapes', 'acdc')}
+    data.make_ade20k(root / 'ADEChallengeData2016', n_train=2600)
+    data.make_coco81(root / 'coco', n_train=40)
+    names = ('voc', 'cityscapes', 'camvid', 'shapes', 'acdc', 'ADEChallengeData2016', 'coco')
+    return {name: str(root / name) for name in names}
 
 
 @pytest.fixture

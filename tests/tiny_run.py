@@ -19,6 +19,7 @@ METHOD_FILES = {
     'AEL': 'ael',
     'AugSeg': 'augseg',
     'UniMatch': 'unimatch',
+    'UniMatchV2': 'unimatch_v2',
     'DSSN': 'dssn',
     'ESL': 'esl',
     'U2PL': 'u2pl',

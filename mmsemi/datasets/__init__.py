@@ -2,6 +2,7 @@
 
 from .acdc import ACDCDataset
 from .camvid import CamVidDataset
+from .coco81 import COCO81Dataset
 from .evaluation import check_evaluation_data
 from .image_folder import ImageFolder
 from .partition import draw_partition, labeled_count, read_list, write_list
@@ -13,6 +14,7 @@ from .voc import PascalVOCAugDataset
 
 __all__ = [
     'ACDCDataset',
+    'COCO81Dataset',
     'CamVidDataset',
     'ImageFolder',
     'LoadSegAnnotations',

@@ -13,6 +13,7 @@ from .heads import (
 from .losses.dice import PixelDiceLoss
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
+from .patch_encoder_decoder import PatchEncoderDecoder
 from .plugins import MPMC
 from .segmentors import (
     AEL,
@@ -27,6 +28,7 @@ from .segmentors import (
     SemiSegmentor,
     Supervised,
     UniMatch,
+    UniMatchV2,
 )
 from .views import BetaCutMix, CutMix, FixedAreaCutMix, RandomIntensity, StrongView
 
@@ -52,6 +54,7 @@ __all__ = [
     'MeanTeacher',
     'OhemCrossEntropyLoss',
     'PatchClassifier',
+    'PatchEncoderDecoder',
     'PixelCrossEntropyLoss',
     'PixelDiceLoss',
     'PlainDPTHead',
@@ -64,4 +67,5 @@ __all__ = [
     'UNetEncoder',
     'UNetHead',
     'UniMatch',
+    'UniMatchV2',
 ]

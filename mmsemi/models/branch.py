@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from mmsemi.models.frozen_encoder import EncodedViews
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import MODELS
+
+Perturbation = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""Changes the levels of a backbone together."""
 
 
 @dataclass
@@ -124,6 +128,8 @@ class Branch(BaseModule):
         self.heads = nn.ModuleDict()
         self._taps: dict[str, Tensor] = {}
         self._tapped: set[str] = {'backbone', 'classifier'}
+        # In a step, where student and teacher have one frozen encoder: what it made of the images so far.
+        self.encoded: EncodedViews | None = None
         self.add_heads(heads or {})
 
     def add_heads(self, heads: dict[str, dict]) -> None:
@@ -178,11 +184,17 @@ class Branch(BaseModule):
         """Channels of the images: those that the backbone's first convolution reads."""
         return next(m.in_channels for m in self.segmentor.backbone.modules() if isinstance(m, nn.Conv2d))
 
-    def forward(self, images: Tensor) -> BranchOutput:
-        """Score ``images`` (B, in_channels, H, W)."""
-        features = tuple(self.segmentor.extract_feat(images))
-        logits, taps = self._decode(features)
-        return self._with_heads(features, logits, taps, images)
+    def forward(self, *views: Tensor, perturb: Perturbation | None = None) -> BranchOutput:
+        """Score images in one pass.
+
+        Args:
+            *views (Tensor): (B_v, in_channels, H, W); more than one are scored as one batch.
+            perturb (Callable, optional): Applied to the levels that the decoder reads, a tuple of (B, C_l, h_l, w_l).
+                Auxiliary heads that read the backbone read it clean.
+        """
+        features = self._encode(views)
+        logits, taps = self._decode(features if perturb is None else self._perturbed(features, perturb))
+        return self._with_heads(features, logits, taps, views[0].shape)
 
     @torch.no_grad()
     def dry_run(self, image: Tensor) -> BranchOutput:
@@ -200,17 +212,18 @@ class Branch(BaseModule):
             for module in training:
                 module.training = True
 
-    def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
+    def forward_together(self, perturb: Perturbation | None = None, **views: Tensor) -> dict[str, BranchOutput]:
         """Score several views in one pass, so that they share batch statistics.
 
         Args:
+            perturb (Callable, optional): That of :meth:`forward`, for the images of all views, one after the other.
             **views (Tensor): Images by name, (B_v, in_channels, H, W).
 
         Returns:
             dict[str, BranchOutput]: The outputs under the same names.
         """
         sizes = [view.shape[0] for view in views.values()]
-        return dict(zip(views, self(torch.cat(list(views.values()))).split(sizes), strict=True))
+        return dict(zip(views, self(*views.values(), perturb=perturb).split(sizes), strict=True))
 
     def forward_perturbed(
         self, perturb: Callable[[Tensor], Tensor], copies: int = 1, **views: Tensor
@@ -232,20 +245,34 @@ class Branch(BaseModule):
         if not copies:
             return self.forward_together(**views)
         sizes = [view.shape[0] for view in views.values()]
-        images = torch.cat(list(views.values()))
-        clean, last = len(images), sizes[-1]
-        features = tuple(self.segmentor.extract_feat(images))
+        clean, last = sum(sizes), sizes[-1]
+        features = self._encode(tuple(views.values()))
         read = self._levels_read(len(features))
         levels = tuple(
             torch.cat([level, *(perturb(level[-last:]) for _ in range(copies))]) if i in read else level
             for i, level in enumerate(features)
         )
         logits, taps = self._decode(levels)
-        out = self._with_heads(features, logits[:clean], {name: tap[:clean] for name, tap in taps.items()}, images)
+        taps = {name: tap[:clean] for name, tap in taps.items()}
+        out = self._with_heads(features, logits[:clean], taps, next(iter(views.values())).shape)
         outputs = dict(zip(views, out.split(sizes), strict=True))
         for i, scores in enumerate(logits[clean:].split(last)):
             outputs[f'perturbed_{i}'] = BranchOutput((), scores, out.size, out.align_corners)
         return outputs
+
+    def _encode(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The levels that the decoder gets of all views."""
+        segmentor = self.segmentor
+        if self.encoded is None:
+            return tuple(segmentor.extract_feat(torch.cat(views) if len(views) > 1 else views[0]))
+        levels = self.encoded(segmentor.backbone, views)
+        return tuple(segmentor.neck(levels)) if segmentor.with_neck else levels
+
+    def _perturbed(self, features: tuple[Tensor, ...], perturb: Perturbation) -> tuple[Tensor, ...]:
+        """``features`` with those that the decode head reads perturbed together."""
+        read = sorted(self._levels_read(len(features)))
+        changed = dict(zip(read, perturb(tuple(features[i] for i in read)), strict=True))
+        return tuple(changed.get(i, level) for i, level in enumerate(features))
 
     def _levels_read(self, count: int) -> set[int]:
         """Which of ``count`` feature levels the decode head reads."""
@@ -265,9 +292,9 @@ class Branch(BaseModule):
         return logits, taps
 
     def _with_heads(
-        self, features: tuple[Tensor, ...], logits: Tensor, taps: dict[str, Tensor], images: Tensor
+        self, features: tuple[Tensor, ...], logits: Tensor, taps: dict[str, Tensor], shape: torch.Size
     ) -> BranchOutput:
-        out = BranchOutput(features, logits, tuple(images.shape[-2:]), self.segmentor.align_corners, taps)
+        out = BranchOutput(features, logits, tuple(shape[-2:]), self.segmentor.align_corners, taps)
         for name, head in self.heads.items():
             if hasattr(head, 'source'):
                 out.heads[name] = head(out)

@@ -26,6 +26,7 @@ from mmsemi.models.losses.pixel import (
     soft_cross_entropy,
 )
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
+from mmsemi.models.modules.channel_dropout import ComplementaryDropout, channel_masks, complementary_masks
 from mmsemi.models.modules.correlation import (
     Correlation,
     binary_shapes,
@@ -118,6 +119,9 @@ CASES = [
     partial(propagate_labels_dense, dense_affinity(NODES), ROWS),
     partial(propagate_features, ROWS, NODES, NODE_VALID),
     partial(LabelGraph(C, D, num_neighbors=3), PROB, FEATURES, torch.full((C,), 0.6), VALID),
+    partial(ComplementaryDropout(), (FEATURES, FEATURES)),
+    partial(complementary_masks, PROB[0, 0] > 0.3, torch.randperm(H, generator=_generator), 2),
+    partial(channel_masks, PROB[0] > 0.3, torch.randperm(H, generator=_generator), 2),
     partial(pixel_propagation, LOGITS, CORRELATION),
     partial(sampled_rows, CORRELATION, torch.tensor([0, 5, 7])),
     partial(sample_positions, 4, H * W, 'random', 'cpu'),

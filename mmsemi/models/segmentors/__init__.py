@@ -8,6 +8,7 @@ from .mllc import MLLC
 from .semi_segmentor import SemiSegmentor, Supervised
 from .u2pl import U2PL
 from .unimatch import UniMatch
+from .unimatch_v2 import UniMatchV2
 
 __all__ = [
     'AEL',
@@ -22,4 +23,5 @@ __all__ = [
     'Supervised',
     'U2PL',
     'UniMatch',
+    'UniMatchV2',
 ]

@@ -168,7 +168,7 @@ class ESL(SemiSegmentor):
             coarse = partial(resize_labels, size=size, align_corners=weak.align_corners)
             truth, valid = coarse(streams.labels), coarse(streams.valid)
             known = truth != IGNORE_INDEX
-            logits = resize(weak.coarse_logits, size=size, mode='bilinear', align_corners=align)
+            logits = resize(weak.coarse_logits, size=size, mode='bilinear', align_corners=weak.align_corners)
             confidence, label = probabilities(logits).max(1)
             confident = (confidence > self.threshold) & valid
             labeled_parts = self.observe_parts(views['guide_labeled'], truth, known, known)

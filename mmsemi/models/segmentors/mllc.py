@@ -132,7 +132,7 @@ class MLLC(SemiSegmentor):
             :class:`GraphOutput`, and ``heads['nodes']``, which of its nodes count, (B, h, w).
         """
         sizes = [len(streams.labeled), len(unlabeled)]
-        out = branch(torch.cat([streams.labeled, unlabeled]))
+        out = branch(streams.labeled, unlabeled)
         features = out.heads['embedding']
         size = features.shape[2:]
         prob = probabilities(resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners))

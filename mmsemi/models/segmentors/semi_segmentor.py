@@ -13,6 +13,7 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmsemi.models.branch import Branch, BranchOutput
+from mmsemi.models.frozen_encoder import encoded_once, is_frozen
 from mmsemi.models.pseudo_labels import label_accuracy
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
@@ -36,6 +37,9 @@ class SemiSegmentor(BaseSegmentor):
         unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
         unsup_start (float): Epochs in which that factor is 0. Defaults to 0.
         unsup_warmup (float): Epochs over which it then rises from (nearly) 0. Defaults to 0.
+        freeze_encoder (bool): The backbone does not learn, whatever its own config says. A frozen backbone, by this key
+            or its own (``frozen_stages``), runs in evaluation mode; student and teacher share it, and an image that
+            both see in a step is encoded once. Defaults to False.
         plugins (list[dict], optional): Configs of :class:`Plugin` that add losses to those of the method.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
@@ -59,6 +63,7 @@ class SemiSegmentor(BaseSegmentor):
         unsup_weight: float = 1.0,
         unsup_start: float = 0.0,
         unsup_warmup: float = 0.0,
+        freeze_encoder: bool = False,
         plugins: list[dict] | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -77,8 +82,14 @@ class SemiSegmentor(BaseSegmentor):
         self.unsup_warmup = unsup_warmup
         crop = self.data_preprocessor.size
         self.student = Branch(student, heads, crop)
+        encoder = self.student.segmentor.backbone
+        if freeze_encoder:
+            encoder.requires_grad_(False)
+        self.encoder_frozen = is_frozen(encoder)
         if self.has_teacher:
             self.teacher = Branch(student, heads, crop)
+            if self.encoder_frozen:
+                self.teacher.segmentor.backbone = encoder
         self.plugins = nn.ModuleList(MODELS.build(plugin) for plugin in plugins or ())
         for plugin in self.plugins:
             plugin_heads = plugin.head_configs(self.student, crop)
@@ -136,8 +147,10 @@ class SemiSegmentor(BaseSegmentor):
         self.teacher.load_state_dict(self.student.state_dict())
 
     def train(self, mode: bool = True) -> SemiSegmentor:
-        """Set the mode of all parts but the teacher, which always predicts with its running statistics."""
+        """Set the mode of all parts but the teacher and a frozen encoder, which always are in evaluation mode."""
         super().train(mode)
+        if self.encoder_frozen:
+            self.student.segmentor.backbone.eval()
         if self.has_teacher:
             self.teacher.eval()
         return self
@@ -156,11 +169,13 @@ class SemiSegmentor(BaseSegmentor):
 
     def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
         """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
-        guides = self.guide_views(inputs)
-        if not self.guide_features:
-            guides = {name: out.without_features() for name, out in guides.items()}
-        streams = self.adapt_streams(inputs, guides)
-        views = {**self.student_views(streams), **guides}
+        branches = [getattr(self, name) for name in self.branches]
+        with encoded_once(branches if self.encoder_frozen and self.has_teacher else []):
+            guides = self.guide_views(inputs)
+            if not self.guide_features:
+                guides = {name: out.without_features() for name, out in guides.items()}
+            streams = self.adapt_streams(inputs, guides)
+            views = {**self.student_views(streams), **guides}
         supervised = self.supervised_loss(views['labeled'], streams.labels)
         unsupervised = self.unsupervised_loss(streams, views)
         for plugin in self.plugins:
