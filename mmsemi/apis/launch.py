@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import datetime
 import difflib
@@ -14,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -209,12 +210,32 @@ def run(main: Callable[[], None]) -> None:
         if not _is_input_error(error):
             raise
         _report(error)
-        # A group that is left to the interpreter's end may abort the process. NCCL's would wait for the other ranks.
-        if distributed.is_initialized() and distributed.get_backend() == 'gloo':
-            distributed.destroy_process_group()
+        if distributed.is_initialized():
+            # NCCL's group would wait for the other ranks.
+            if distributed.get_backend() == 'gloo':
+                distributed.destroy_process_group()
+            leave(2)
         sys.exit(2)
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        leave(0)
+
+
+def leave(status: int) -> NoReturn:
+    """End a process that was one of a group of ranks.
+
+    It flushes and runs what is registered for the end, but does not take the interpreter down. A thread of gloo that
+    drops the last reference to a reduced tensor asks for the interpreter's lock; where that is being taken down, Python
+    before 3.14 ends the thread by unwinding its stack, which crosses a function of torch that must not be unwound, and
+    the process aborts ("terminate called without an active exception") although all was done.
+
+    Args:
+        status (int): Exit status.
+    """
+    for close in (atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
+        with contextlib.suppress(Exception):
+            close()
+    os._exit(status)
 
 
 def _is_input_error(error: Exception) -> bool:
