@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -33,6 +34,7 @@ LAST = 'last_checkpoint'
 SUFFIX = '.pth'
 TEMPORARY = '.tmp'
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_CHUNK = 1 << 26
 _trusted = False
 
 
@@ -67,15 +69,20 @@ def write_bytes(content: bytes | memoryview, path: str | Path) -> None:
     """
     temporary = f'{path}.{os.getpid()}{TEMPORARY}'
     try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(descriptor, left[:_CHUNK]) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, path)
-    except BaseException:
+    except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise
+        # Calls on a descriptor do not know the file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     _sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
@@ -83,6 +90,9 @@ def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no such thing
+            raise
     finally:
         os.close(descriptor)
 
@@ -430,12 +440,26 @@ def newest(folder: str | Path, warn: Callable[[str], None] = print) -> str | Non
             warn(f'Passed over: {place}')
             continue
         try:
+            _check_content(place.path)
             read(place.path)
         except (CheckpointError, OSError) as error:
             warn(f'Passed over: {error}')
             continue
         return place.path
     return None
+
+
+def _check_content(path: str) -> None:
+    """Compare an archive's parts with the checksums that torch wrote."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:
+        raise CheckpointError(f'The checkpoint {path} is damaged ({error}).') from error
+    if broken:
+        raise CheckpointError(f'The checkpoint {path} is damaged: its part {broken} is not what was written.')
 
 
 def last(folder: str | Path) -> str | None:
