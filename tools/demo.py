@@ -26,6 +26,7 @@ from PIL import Image
 
 from mmsemi.apis.launch import UsageError, find_config, quiet, run
 from mmsemi.apis.runs import Run, available_cores, find_tool, last_line, start_tool, train_all
+from mmsemi.engine import checkpoints
 from mmsemi.registry import DATASETS
 
 METHODS = {
@@ -65,7 +66,7 @@ def draw_data(root: Path) -> None:
 
 def evaluate(training: Run, predictions: Path) -> float:
     """Evaluate the last checkpoint, write its predictions as PNG files, and return mIoU in percent."""
-    checkpoint = (training.work_dir / 'last_checkpoint').read_text(encoding='utf-8').strip()
+    checkpoint = checkpoints.last(training.work_dir)
     work_dir = training.work_dir / 'test'
     work_dir.mkdir(exist_ok=True)
     log = work_dir / 'console.log'

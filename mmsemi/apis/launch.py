@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import datetime
 import difflib
-import inspect
 import io
-import logging
 import os
+import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import distributed
 
+from mmsemi.apis.config_keys import check_files, check_numbers, check_option
+from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
 from .options import OptionsAction, merge_options
 
-PACKAGE = Path(__file__).resolve().parents[1]
+__all__ = ['ERROR_FILE', 'UsageError', 'run']
+
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-ERROR_FILE = 'MMSEMI_ERROR_FILE'
-"""Environment variable: the file in which ``tools/dist_run.py`` wants the sentence that ended a rank."""
 
 BASELINE_SUFFIX = '_baseline'
 """What the name of a baseline's work folder gets."""
 
 _HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-_INPUT_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, KeyError)
-
-
-class UsageError(ValueError):
-    """The command line asks for what cannot be; the message says what to change."""
-
 
 # Configs
 
@@ -96,6 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help="in place of the config's method its supervised baseline: the same network, crop, schedule and loss",
     )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='let checkpoints hold more than data, which may run code when it is loaded',
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -107,9 +105,11 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
     cfg = Config.fromfile(path)
-    if args.cfg_options:
-        _check_options(cfg, args.cfg_options)
-        merge_options(cfg, args.cfg_options)
+    check_files(cfg, path)
+    for option in args.cfg_options or ():
+        check_option(cfg, option)
+    merge_options(cfg, args.cfg_options or {})
+    check_numbers(cfg)
     _remove_hooks(cfg)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     if getattr(args, 'baseline', False):
@@ -121,18 +121,13 @@ def load_config(args: argparse.Namespace) -> Config:
     apply_batch_arguments(cfg, args)
     if args.work_dir:
         cfg.work_dir = args.work_dir
+    log_to(cfg.work_dir)
     prepare_config(cfg, args.launcher)
+    if getattr(args, 'trust_checkpoint', False):
+        from mmsemi.engine import checkpoints
+
+        checkpoints.trust()
     return cfg
-
-
-def _check_options(cfg: Config, options: dict[str, Any]) -> None:
-    """Refuse a misspelt first key, which mmengine would add to the config and nothing would read."""
-    readable = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters}
-    for option in options:
-        key = option.split('.')[0]
-        close = difflib.get_close_matches(key, readable, n=1, cutoff=0.8)
-        if key not in readable and close:
-            raise UsageError(f'--cfg-options {option}: the config has no key {key}; did you mean {close[0]}?')
 
 
 def _remove_hooks(cfg: Config) -> None:
@@ -157,7 +152,12 @@ def prepare_config(cfg: Config, launcher: str) -> None:
     Raises:
         UsageError: If this machine cannot run several processes under ``launcher``.
     """
+    # Importing mmseg takes seconds and prints, which is too much for a tool's --help.
+    with quiet():
+        from mmsemi.engine import choose_train_loop
+
     cfg.launcher = launcher
+    choose_train_loop(cfg)
     device = get_device()
     if device not in ('cpu', 'mps'):
         return
@@ -218,69 +218,48 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a tool's ``main``; errors of the user's input end it with one sentence, last in the output, and status 2.
+    """Call a tool's ``main``; an error ends it with one sentence, last in the output, by the table of ``errors``.
 
-    The traceback goes to the log file where there is one. Other errors are bugs and pass through.
+    The traceback goes to the log file where there is one. What is in no row of the table is a bug and passes through.
     """
+    signal.signal(signal.SIGTERM, _terminate)
+    status = 0
     try:
         main()
-    except Exception as error:
-        if not _is_input_error(error):
+    except BaseException as error:
+        rule = find_rule(error)
+        if rule is None:
+            if not isinstance(error, SystemExit):
+                report_bug(error)
             raise
-        _report(error)
-        # A group that is left to the interpreter's end may abort the process. NCCL's would wait for the other ranks.
-        if distributed.is_initialized() and distributed.get_backend() == 'gloo':
-            distributed.destroy_process_group()
-        sys.exit(2)
+        report(error, rule)
+        status = rule.status
     if distributed.is_initialized():
-        distributed.destroy_process_group()
+        # NCCL's group would wait for ranks that are gone.
+        if not status or distributed.get_backend() == 'gloo':
+            distributed.destroy_process_group()
+        leave(status)
+    if status:
+        sys.exit(status)
 
 
-def _is_input_error(error: Exception) -> bool:
-    if isinstance(error, _INPUT_ERRORS):
-        return True
-    if isinstance(error, TypeError) and 'unexpected keyword argument' in str(error):
-        return True
-    # Whatever mmsemi raises by itself is meant for the user; a worker's traceback is in the message.
-    places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)][-1:]
-    places += [line.split('"')[1] for line in str(error).splitlines() if line.strip().startswith('File "')][-1:]
-    return Path(places[-1]).is_relative_to(PACKAGE) if places else False
+def _terminate(number: int, frame: object) -> NoReturn:
+    """End by SIGTERM as by an exception: what a ``finally`` does is done, children are ended with it."""
+    sys.exit(128 + number)
 
 
-def _sentence(error: Exception) -> str:
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    lines = [line for line in message.strip().splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if 'Original Traceback' in message:  # raised in a worker of the data loader: "FileNotFoundError: the sentence"
-        return lines[-1].partition(': ')[2] or lines[-1]
-    return ' '.join(line.strip() for line in lines)
+def leave(status: int) -> NoReturn:
+    """End a process that was one of a group of ranks.
 
+    It flushes and runs what is registered for the end, but does not take the interpreter down. A thread of gloo that
+    drops the last reference to a reduced tensor asks for the interpreter's lock; where that is being taken down, Python
+    before 3.14 ends the thread by unwinding its stack, which crosses a function of torch that must not be unwound, and
+    the process aborts ("terminate called without an active exception") although all was done.
 
-def _report(error: Exception) -> None:
-    sentence = f'error: {_sentence(error)}\n'
-    if os.environ.get(ERROR_FILE):
-        # Every rank may get here. The first speaks for all; the launcher prints its sentence when all have ended.
-        try:
-            with open(os.environ[ERROR_FILE], 'x', encoding='utf-8') as file:
-                file.write(sentence)
-        except FileExistsError:
-            return
-    if not isinstance(error, UsageError):
-        sys.stderr.write(_keep_traceback(error))
-    if not os.environ.get(ERROR_FILE):
-        sys.stderr.write(sentence)
-    sys.stderr.flush()
-
-
-def _keep_traceback(error: Exception) -> str:
-    """Write the traceback to the log file, and return what the console should say of it."""
-    details = ''.join(traceback.format_exception(error))
-    # Asking mmengine for the current logger makes one where no runner has.
-    handlers = MMLogger.get_current_instance().handlers if MMLogger._instance_dict else []
-    for handler in handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.stream.write(details)
-            handler.stream.flush()
-            return f'The traceback is in {handler.baseFilename}\n'
-    return details
+    Args:
+        status (int): Exit status.
+    """
+    for close in (atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
+        with contextlib.suppress(Exception):
+            close()
+    os._exit(status)

@@ -18,7 +18,8 @@ class StreamSampler(Sampler):
     """Draws, for each batch, ``labeled`` labeled images and then ``unlabeled`` unlabeled ones.
 
     It yields ``(index, seed)``, where the seed is that of the image's augmentation. All is a function of the sampler's
-    seed and the epoch: a resumed run sees the same images in the same views. An epoch is one pass over the unlabeled
+    seed and the epoch: a resumed run sees the same images in the same views, in the middle of an epoch too, where the
+    loop sets ``start``, the number of batches to leave out. An epoch is one pass over the unlabeled
     list, less the images that fill no batch; the labeled list is repeated, each time in another order, to match.
     Without unlabeled images in the batch, an epoch has as many batches as if there were ``pace`` of them; without any
     in the data set, it is one pass over the labeled list. A list shorter than one batch is repeated.
@@ -74,6 +75,7 @@ class StreamSampler(Sampler):
         self.seed = sync_random_seed() if seed is None else seed
         self.rank, self.world_size = get_dist_info()
         self.epoch = 0
+        self.start = 0
 
     @property
     def num_batches(self) -> int:
@@ -108,12 +110,13 @@ class StreamSampler(Sampler):
         """
         per_batch = share * self.world_size
         total = per_batch * self.num_batches
+        # Apart, so that neither depends on how many images fill no batch, which the number of ranks decides.
         rng = np.random.default_rng([self.seed, self.epoch, stream])
-        seeds = rng.integers(0, 2**63, size=total)
+        seeds = np.random.default_rng([self.seed, self.epoch, stream, 1]).integers(0, 2**63, size=total)
         passes = -(-total // available) if total else 0
         order = [rng.permutation(available) if self.shuffle else np.arange(available) for _ in range(passes)]
         indices = np.concatenate(order)[:total] if order else np.empty(0, dtype=np.int64)
-        for batch in range(self.num_batches):
+        for batch in range(self.start, self.num_batches):
             start = batch * per_batch + self.rank * share
             part = slice(start, start + share)
             yield list(zip(indices[part].tolist(), seeds[part].tolist(), strict=True))

@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-import mmsemi.models.backbones  # noqa: F401
+import mmsemi.models.backbones.dinov2  # noqa: F401
 from mmsemi.models import Branch
 from mmsemi.models.backbones.dinov2 import position_embedding
 from mmsemi.registry import MODELS

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-import mmsemi.models.backbones  # noqa: F401
+import mmsemi.models.backbones.dinov2  # noqa: F401
 from mmsemi.apis.launch import UsageError
 from mmsemi.models.backbones.dinov2 import position_embedding
 from mmsemi.registry import MODELS

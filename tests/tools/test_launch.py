@@ -132,14 +132,42 @@ def test_error_of_input_ends_with_one_sentence_and_status_2(error, sentence, cap
 
 
 @pytest.mark.parametrize(
-    'main', [lambda: None, fail_with(launch.UsageError('Correct the path.'))], ids=['end', 'error']
+    ('main', 'status'),
+    [(lambda: None, 0), (fail_with(launch.UsageError('Correct the path.')), 2)],
+    ids=['end', 'error'],
 )
-def test_tools_leave_the_group_of_ranks(main, tmp_path, monkeypatch):
+def test_tools_leave_the_group_of_ranks(main, status, tmp_path, monkeypatch):
     monkeypatch.setenv(launch.ERROR_FILE, str(tmp_path / 'error'))
+    left = []
+    monkeypatch.setattr(launch, 'leave', left.append)
     distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
     with contextlib.suppress(SystemExit):
         launch.run(main)
-    assert not distributed.is_initialized()
+    assert not distributed.is_initialized() and left == [status]
+
+
+LEAVING = """
+import atexit, builtins, sys, time
+from mmsemi.apis.launch import leave
+
+
+class Late:
+    def __del__(self, write=sys.stdout.write, flush=sys.stdout.flush):
+        write('taken down')
+        flush()
+
+
+builtins.late = Late()
+atexit.register(print, 'closed', end=' ')
+print('flushed', end=' ')
+leave(3)
+"""
+
+
+def test_a_rank_leaves_with_all_said_and_before_the_interpreter_is_taken_down():
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    result = subprocess.run([sys.executable, '-c', LEAVING], capture_output=True, text=True, env=env, timeout=120)
+    assert (result.returncode, result.stdout) == (3, 'flushed closed '), result.stderr
 
 
 def test_bug_keeps_its_traceback():

@@ -25,6 +25,8 @@ UniMatch and SSL4MIS are.
 from __future__ import annotations
 
 import argparse
+import gzip
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -38,6 +40,7 @@ from mmsemi.datasets import ACDCDataset, draw_partition, read_list, write_list
 
 NUM_CLASSES = len(ACDCDataset.METAINFO['classes'])
 PERCENTILES = (1, 99)
+MOST_BYTES = 1 << 29
 Patients = dict[str, list['Scan']]
 
 
@@ -128,10 +131,26 @@ def _read(path: Path) -> np.ndarray:
     import nibabel
 
     try:
+        _check_size(path)
         return nibabel.load(path).get_fdata()
     except Exception as error:
         # nibabel, gzip and zlib raise errors of their own kinds for damaged files.
         raise RuntimeError(f'{path} cannot be read ({error}); replace the file.') from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that unpacks to, or whose header asks for, more than any scan of the heart has."""
+    import nibabel
+
+    with (gzip.open if path.suffix == '.gz' else open)(path) as file:
+        size = 0
+        while chunk := file.read(1 << 20):
+            size += len(chunk)
+            if size > MOST_BYTES:
+                raise ValueError(f'it unpacks to more than {MOST_BYTES >> 20} MB')
+    voxels = math.prod(nibabel.load(path).shape)
+    if voxels > MOST_BYTES // 8:
+        raise ValueError(f'its header asks for {voxels} voxels')
 
 
 # --- lists

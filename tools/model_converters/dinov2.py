@@ -113,7 +113,7 @@ def main() -> None:
     if not Path(args.source).is_file():
         raise UsageError(f'The file {args.source} does not exist.')
     with quiet():
-        import mmsemi.models.backbones  # noqa: F401
+        import mmsemi.models.backbones.dinov2  # noqa: F401
     checkpoint = torch.load(args.source, map_location='cpu', weights_only=True)
     state = convert(tensors_of(checkpoint, args.weights), args.size)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from mmengine.registry import DefaultScope, Registry
 
 from mmsemi.apis.launch import UsageError, quiet, run
 from mmsemi.models.resizing import with_align_corners
+from mmsemi.engine import checkpoints
 from mmsemi.registry import DATASETS, MODELS, TRANSFORMS
 from mmsemi.utils import register_all_modules
 
@@ -43,14 +44,13 @@ _register_{name}()
 
 
 def read_checkpoint(path: str) -> tuple[dict, Config]:
-    """Read a checkpoint of mmsemi and the config it was trained with."""
+    """Read a checkpoint of mmsemi and the config it was trained with; nothing in it is executed."""
     if not Path(path).is_file():
         raise UsageError(f'The checkpoint {path} does not exist.')
-    checkpoint = torch.load(path, map_location='cpu', weights_only=False)
-    text = checkpoint.get('meta', {}).get('cfg')
-    if not text or 'state_dict' not in checkpoint:
-        raise UsageError(f'{path} is no checkpoint of mmsemi: it holds no config of a run.')
-    return checkpoint, Config.fromstring(text, '.py')
+    checkpoint = checkpoints.read(path)
+    if not isinstance(checkpoint.get('state_dict'), dict):
+        raise UsageError(f'{path} is no checkpoint of mmsemi: it holds no weights.')
+    return checkpoint, checkpoints.read_config(checkpoint, path)
 
 
 def choose_branch(state: dict[str, torch.Tensor], branch: str | None) -> str:
@@ -191,7 +191,7 @@ def export(checkpoint_path: str, out: Path, branch: str | None = None) -> None:
     config_path, weights_path = Path(f'{out}.py'), Path(f'{out}.pth')
     config_path.write_text(f'{text}\n{Config(keys).pretty_text}', encoding='utf-8')
     meta = {'dataset_meta': checkpoint['meta'].get('dataset_meta'), 'epoch': checkpoint['meta'].get('epoch')}
-    torch.save({'meta': meta, 'state_dict': weights}, weights_path)
+    checkpoints.write({'meta': meta, 'state_dict': weights}, weights_path)
     _check(config_path, weights)
     print(f'wrote the {branch} to {config_path} and {weights_path}, to be loaded with mmseg.apis.init_model')
     if not testing:
@@ -210,7 +210,11 @@ def main() -> None:
     parser.add_argument('checkpoint', help='checkpoint of mmsemi')
     parser.add_argument('out', help='where to write, with or without .pth; the config lies beside it')
     parser.add_argument('--branch', choices=['student', 'teacher'], help='default: the teacher, if there is one')
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='let it hold more than data, which may run code'
+    )
     args = parser.parse_args()
+    checkpoints.trust(args.trust_checkpoint)
     export(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch)
 
 
