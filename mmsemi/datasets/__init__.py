@@ -4,6 +4,7 @@ from .acdc import ACDCDataset
 from .camvid import CamVidDataset
 from .evaluation import check_evaluation_data
 from .image_folder import ImageFolder
+from .listed import ListedDataset
 from .partition import draw_partition, labeled_count, read_list, write_list
 from .semi_dataset import SemiDataset
 from .shapes import ShapesDataset
@@ -15,6 +16,7 @@ __all__ = [
     'ACDCDataset',
     'CamVidDataset',
     'ImageFolder',
+    'ListedDataset',
     'LoadSegAnnotations',
     'PascalVOCAugDataset',
     'RandomScale',

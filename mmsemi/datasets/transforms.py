@@ -7,15 +7,43 @@ from mmcv.transforms import BaseTransform, Resize
 from mmseg.datasets.transforms import LoadAnnotations
 
 from mmsemi.registry import TRANSFORMS
+from mmsemi.structures import IGNORE_INDEX
+
+from .masks import color_ids, color_table, read_mask
 
 
 @TRANSFORMS.register_module()
 class LoadSegAnnotations(LoadAnnotations):
-    """mmseg's ``LoadAnnotations``, which does nothing for an image without a mask: one pipeline serves both streams."""
+    """mmseg's ``LoadAnnotations``, for more kinds of masks, and for images that have none.
+
+    One pipeline serves both streams: an image without a mask passes as it is. Ids may have 1 to 32 bits where
+    ``results['label_map']`` maps what is above 255, and a mask may hold colors where ``results['color_map']`` gives the
+    color of each class; other colors are ignored.
+    """
 
     def transform(self, results: dict) -> dict:
         """Load the mask at ``results['seg_map_path']``, if there is one."""
         return super().transform(results) if results.get('seg_map_path') else results
+
+    def _load_seg_map(self, results: dict) -> None:
+        if self.backend_args:
+            super()._load_seg_map(results)
+            return
+        mask, table = read_mask(results['seg_map_path']), color_table(results)
+        if mask.ndim == 3:
+            ids = color_ids(mask)
+            labels = np.full(ids.shape, IGNORE_INDEX, np.uint8)
+            for color, label in (table or {}).items():
+                labels[ids == color] = label
+        else:
+            ids = mask
+            if results.get('reduce_zero_label'):
+                ids = np.where((mask == 0) | (mask == IGNORE_INDEX), IGNORE_INDEX, mask.astype(np.int64) - 1)
+            labels = ids.astype(np.uint8)
+            for old, new in (results.get('label_map') or {}).items():
+                labels[ids == old] = new
+        results['gt_seg_map'] = labels
+        results['seg_fields'].append('gt_seg_map')
 
 
 @TRANSFORMS.register_module()
