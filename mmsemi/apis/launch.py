@@ -24,6 +24,8 @@ from torch import distributed
 
 from mmsemi.utils import register_all_modules
 
+from .config import resolve
+
 PACKAGE = Path(__file__).resolve().parents[1]
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 ERROR_FILE = 'MMSEMI_ERROR_FILE'
@@ -102,7 +104,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
-    prepare_config(cfg, args.launcher)
+    prepare_config(resolve(cfg), args.launcher)
     return cfg
 
 

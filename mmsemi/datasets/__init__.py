@@ -9,13 +9,14 @@ from .partition import draw_partition, labeled_count, read_list, write_list
 from .semi_dataset import SemiDataset
 from .shapes import ShapesDataset
 from .stream_sampler import StreamBatchSampler, StreamSampler
-from .transforms import LoadSegAnnotations, RandomScale
+from .transforms import LimitSide, LoadSegAnnotations, RandomScale
 from .voc import PascalVOCAugDataset
 
 __all__ = [
     'ACDCDataset',
     'CamVidDataset',
     'ImageFolder',
+    'LimitSide',
     'ListedDataset',
     'LoadSegAnnotations',
     'PascalVOCAugDataset',

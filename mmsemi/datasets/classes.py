@@ -14,6 +14,8 @@ import numpy as np
 from mmsemi.structures import IGNORE_INDEX
 
 _MOST_COLORS = 256
+_VOID = ('void', 'ignore', 'ignored', 'unlabeled', 'unlabelled')
+"""Names of what is no class: pixels that are ignored."""
 
 
 class Labeled(Protocol):
@@ -170,6 +172,11 @@ def _indexed_classes(
     listed = ', '.join(map(str, ids[:12])) + (', ...' if len(ids) > 12 else '')
     label_map, notes = None, []
     count = len(names) if names else None
+    if len(kept) > IGNORE_INDEX:
+        raise ValueError(
+            f'The masks hold {len(kept):,} ids ({listed}), more than the {IGNORE_INDEX} classes that can be told apart: '
+            'they may number objects instead of classes; convert them to one id a class.'
+        )
     if not kept:
         raise ValueError(f'All pixels of all masks are {IGNORE_INDEX}, which is ignored: there is nothing to learn.')
     if kept == [0] and ids == [0, IGNORE_INDEX] and count in (None, 2):
@@ -205,7 +212,21 @@ def _indexed_classes(
             'the background as a class of its own.'
         )
     names = list(names) if names else ['background', 'foreground']
-    return Classes(names, [list(color) for color in colors] if colors else palette(count), label_map, notes=notes)
+    found = Classes(names, [list(color) for color in colors] if colors else palette(count), label_map, notes=notes)
+    return _without_void(found)
+
+
+def _without_void(classes: Classes) -> Classes:
+    """Leave out what is no class by its name: its pixels are ignored."""
+    void = [number for number, name in enumerate(classes.names) if name.lower() in _VOID]
+    kept = [number for number in range(len(classes.names)) if number not in void]
+    if not void or len(kept) < 2:
+        return classes
+    new = {old: kept.index(old) if old in kept else IGNORE_INDEX for old in range(len(classes.names))}
+    label_map = {label: new.get(old, old) for label, old in (classes.label_map or {old: old for old in new}).items()}
+    names, colors = ([values[number] for number in kept] for values in (classes.names, classes.palette))
+    named = ', '.join(classes.names[number] for number in void)
+    return Classes(names, colors, label_map, notes=[*classes.notes, f'{named}: no class by its name, ignored'])
 
 
 def palette(count: int) -> list[list[int]]:

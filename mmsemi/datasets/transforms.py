@@ -47,6 +47,35 @@ class LoadSegAnnotations(LoadAnnotations):
 
 
 @TRANSFORMS.register_module()
+class LimitSide(BaseTransform):
+    """Shrink an image, and its mask if there is one, so that its longer side is at most ``longest``.
+
+    Args:
+        longest (int, optional): In pixels; None leaves all images as they are.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+
+    def __init__(self, longest: int | None = None) -> None:
+        if longest is not None and longest < 1:
+            raise ValueError(f'LimitSide: longest (longest_side of the config) must be 1 or more, not {longest}.')
+        self.longest = longest
+
+    def transform(self, results: dict) -> dict:
+        """Resize ``results['img']`` and ``results['gt_seg_map']``."""
+        height, width = results['img'].shape[:2]
+        if self.longest is None or max(height, width) <= self.longest:
+            return results
+        ratio = self.longest / max(height, width)
+        scale = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+        return Resize(scale=scale, keep_ratio=False, backend='pillow').transform(results)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(longest={self.longest})'
+
+
+@TRANSFORMS.register_module()
 class RandomScale(BaseTransform):
     """Resize image and mask by a random factor of the image's own size.
 

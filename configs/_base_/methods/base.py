@@ -1,6 +1,7 @@
 # What every method starts from: the runtime, and how the workers' crops become views.
 _base_ = '../default_runtime.py'
 model = dict(
+    student='${network}',
     data_preprocessor=dict(
         type='SemiDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
@@ -8,7 +9,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(512, 512),
+        size='${crop_size}',
         strong=dict(type='StrongView'),
         num_strong=1,
         cutmix=dict(type='CutMix'),
