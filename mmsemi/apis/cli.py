@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from .launch import quiet, run
 
@@ -40,6 +41,37 @@ def init(arguments: list[str]) -> None:
     parser.add_argument('--gpu-memory', type=float, metavar='GIB', help="default: this machine's")
     parser.add_argument('--out', required=True, help='folder to write')
     init_project(**vars(parser.parse_args(arguments)))
+
+
+@command('predict', 'write masks for images that have none')
+def predict(arguments: list[str]) -> None:
+    """Read the command line and predict."""
+    parser = argparse.ArgumentParser('mmsemi predict', description='Write masks for images')
+    parser.add_argument('checkpoint', help='of mmsemi, or an exported one')
+    parser.add_argument('images', help='a folder, a list file, an image or a video')
+    parser.add_argument('out', help='folder to write: masks/, images.csv')
+    parser.add_argument('--overlay', action='store_true', dest='overlays', help='masks painted over the images, too')
+    parser.add_argument('--confidence', action='store_true', help="the probability of each pixel's class, too")
+    parser.add_argument('--threshold', type=float, help='pixels that are less probable get 255, for annotators')
+    parser.add_argument('--branch', choices=['student', 'teacher'], help='default: the teacher, if there is one')
+    parser.add_argument('--device', help='default: the GPU, if there is one')
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .predict import predict as predict_images
+    predict_images(**vars(args))
+
+
+@command('export', 'take the network out of a checkpoint, for plain mmseg')
+def export(arguments: list[str]) -> None:
+    """Read the command line and export."""
+    parser = argparse.ArgumentParser('mmsemi export', description='Export the segmentor of a checkpoint to plain mmseg')
+    parser.add_argument('checkpoint', help='checkpoint of mmsemi')
+    parser.add_argument('out', help='where to write, with or without .pth; the config lies beside it')
+    parser.add_argument('--branch', choices=['student', 'teacher'], help='default: the teacher, if there is one')
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .export import export as export_network
+    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch)
 
 
 def main() -> None:

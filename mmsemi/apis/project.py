@@ -393,12 +393,7 @@ def report(data: Data, plan: Plan, fingerprint: dict, config: Path) -> str:
             cells += [f'{row[part]["pixels"] / max(1, total):.2%}', str(row[part]['images'])]
         rows.append(tuple(cells))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    table = [
-        '  '.join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
+    table = ['  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     lines = [
         f'{len(data.labeled)} labeled, {len(data.unlabeled)} unlabeled and {len(data.validation)} validation images, '
         f'{len(data.classes.names)} classes',

@@ -174,8 +174,8 @@ def _indexed_classes(
     count = len(names) if names else None
     if len(kept) > IGNORE_INDEX:
         raise ValueError(
-            f'The masks hold {len(kept):,} ids ({listed}), more than the {IGNORE_INDEX} classes that can be told apart: '
-            'they may number objects instead of classes; convert them to one id a class.'
+            f'The masks hold {len(kept):,} ids ({listed}), more than the {IGNORE_INDEX} classes that can be told '
+            'apart: they may number objects instead of classes; convert them to one id a class.'
         )
     if not kept:
         raise ValueError(f'All pixels of all masks are {IGNORE_INDEX}, which is ignored: there is nothing to learn.')
