@@ -119,3 +119,20 @@ class Streams:
     def own(self, i: int) -> Tensor:
         """Where strong view ``i``, before it is mixed, shows the unlabeled images themselves, bool, (Bu, H, W)."""
         return self.valid & ~self.pasted[i].mask if self.pasted else self.valid
+
+
+@dataclass
+class Seen:
+    """What a method saw in a step, for those who look at it: no loss reads it.
+
+    Args:
+        streams (Streams): The batch.
+        pseudo (PseudoLabel, optional): The labels that the method gave the weak view.
+        predictions (dict[str, Tensor]): Classes that the views of the unlabeled images got, by view, (Bu, H, W).
+        maps (dict[str, Tensor]): What a method shows of itself, by name: class maps, long, or other maps, (Bu, H, W).
+    """
+
+    streams: Streams
+    pseudo: PseudoLabel | None = None
+    predictions: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)

@@ -17,6 +17,7 @@ def resolve(cfg: Config) -> Config:
     A string that is ``'${key}'``, or ``'${key.inner}'``, stands for the value of that key, whatever its kind, and
     ``'${len(key)}'`` for its length; within a longer string the value is written out. References are followed once all
     bases are merged and the command line's options are in, so that a key takes effect wherever it is set.
+    ``model.student`` is ``network`` where a config has that key and does not say otherwise.
 
     Args:
         cfg (Config): Changed in place.
@@ -25,6 +26,9 @@ def resolve(cfg: Config) -> Config:
         ValueError: If a key does not exist, or references form a circle; the message names both places.
     """
     tree = cfg._cfg_dict
+    if isinstance(tree.get('model'), dict) and 'network' in tree:
+        # mmengine merges no dict into a string, so that a base cannot say model.student='${network}'.
+        tree['model'].setdefault('student', '${network}')
     for key in list(tree):
         tree[key] = _resolve(tree[key], tree, key, 0)
     return cfg

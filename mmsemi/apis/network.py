@@ -53,10 +53,7 @@ def load_network(checkpoint: str, branch: str | None = None, device: str | None 
         register_all_modules(init_default_scope=False)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     beside = Path(checkpoint).with_suffix('.py')
-    if beside.is_file():
-        network = _exported(checkpoint, beside, branch)
-    else:
-        network = _own(checkpoint, branch)
+    network = _exported(checkpoint, beside, branch) if beside.is_file() else _own(checkpoint, branch)
     network.model.to(device).eval()
     return network
 

@@ -1,7 +1,7 @@
-# What every method starts from: the runtime, and how the workers' crops become views.
+# What every method starts from: the runtime, and how the workers' crops become views. model.student is the config's
+# network, unless it is said otherwise.
 _base_ = '../default_runtime.py'
 model = dict(
-    student='${network}',
     data_preprocessor=dict(
         type='SemiDataPreprocessor',
         mean=[123.675, 116.28, 103.53],
