@@ -136,9 +136,7 @@ def _colored_classes(
             )
         unknown = sum(pixels for color, pixels in totals.items() if color not in table)
         share = unknown / max(1, totals.total())
-        notes = (
-            [f'{share:.1%} of the pixels have a color that is none of the classes and are ignored'] if unknown else []
-        )
+        notes = [f'{share:.1%} of the pixels have a color of no class and are ignored'] if unknown else []
         return Classes(list(names), [list(color) for color in colors], colored=True, notes=notes)
     if len(totals) > _MOST_COLORS:
         raise ValueError(

@@ -191,9 +191,8 @@ def class_table(classes: Classes, parts: dict[str, Sequence[Picture]]) -> tuple[
     rows = [{'name': name, 'color': color} for name, color in zip(classes.names, classes.palette, strict=True)]
     void = {}
     for part, pictures in parts.items():
-        counts = np.array([classes.count(picture.counts) for picture in pictures]).reshape(len(pictures), -1)
-        if not len(pictures):
-            counts = np.zeros((1, len(classes.names) + 1), dtype=np.int64)
+        nothing = np.zeros(len(classes.names) + 1, dtype=np.int64)
+        counts = np.stack([nothing, *(classes.count(picture.counts) for picture in pictures)])
         for number, row in enumerate(rows):
             row[part] = {'pixels': int(counts[:, number].sum()), 'images': int((counts[:, number] > 0).sum())}
         void[part] = float(counts[:, -1].sum() / max(1, counts.sum()))
