@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,7 +76,7 @@ def test_names_that_fit_nothing_are_told(tmp_path):
 def test_what_cannot_be_trained_on_is_left_out_with_the_reason(tmp_path):
     whole = image(tmp_path / 'whole.jpg', (64, 64))
     (tmp_path / 'empty.jpg').write_bytes(b'')
-    content = open(whole, 'rb').read()
+    content = Path(whole).read_bytes()
     (tmp_path / 'half.jpg').write_bytes(content[: len(content) // 2])
     (tmp_path / 'text.png').write_text('no image')
     image(tmp_path / 'dot.png', (1, 1))
@@ -117,9 +119,8 @@ def test_masks_of_another_size_are_left_out(tmp_path):
 
 def test_files_of_one_content_are_found_across_parts(tmp_path):
     first, other = image(tmp_path / 'a.png'), image(tmp_path / 'b.png', seed=1)
-    again = str(tmp_path / 'c.png')
-    open(again, 'wb').write(open(first, 'rb').read())
-    assert duplicates({'labeled': [first, other], 'unlabeled': [again]}) == [(first, again)]
+    again = shutil.copy(first, tmp_path / 'c.png')
+    assert duplicates({'labeled': [first, other], 'unlabeled': [again]}) == [(first, str(again))]
 
 
 # Classes
