@@ -10,6 +10,9 @@ from pathlib import Path
 
 from .partition import IMAGE_SUFFIXES
 
+_MANY = 64
+"""Files of a folder from which on it is faster to list it than to ask for each."""
+
 
 @dataclass
 class LeftOut:
@@ -112,3 +115,19 @@ def _match(images: set[str], masks: set[str]) -> dict[str, str]:
     matched = {key: by_name.get(key.rpartition('/')[2], ()) for key in images}
     found = {key: candidates[0] for key, candidates in matched.items() if len(candidates) == 1}
     return found if len(set(found.values())) == len(found) else {}
+
+
+def missing_files(paths: Sequence[str]) -> list[str]:
+    """Which of ``paths`` are no files. Folders of which many are asked for are listed once, instead of file by file."""
+    by_folder: dict[str, int] = Counter(os.path.dirname(path) for path in paths)
+    listings = {
+        folder: {entry.name for entry in os.scandir(folder or '.') if entry.is_file()}
+        for folder, asked in by_folder.items()
+        if asked > _MANY and os.path.isdir(folder or '.')
+    }
+    return [path for path in paths if not _is_there(path, listings)]
+
+
+def _is_there(path: str, listings: dict[str, set[str]]) -> bool:
+    folder, name = os.path.split(path)
+    return name in listings[folder] if folder in listings else os.path.isfile(path)
