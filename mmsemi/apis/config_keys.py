@@ -13,12 +13,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmsemi.apis.config import references
 from mmsemi.apis.errors import UsageError
 
 READ_ELSEWHERE = {
     'activation_checkpointing', 'auto_scale_lr', 'backend_args', 'baseline', 'compile', 'custom_imports', 'data_root',
-    'dataset_type', 'efficient_conv_bn_eval', 'find_unused_parameters', 'runner_type', 'test_pipeline', 'tta_model',
-    'tta_pipeline',
+    'dataset_type', 'efficient_conv_bn_eval', 'facts', 'find_unused_parameters', 'network', 'runner_type',
+    'test_pipeline', 'tta_model', 'tta_pipeline',
 }  # fmt: skip
 """Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them."""
 _WHOLE = {'max_epochs': 1, 'max_iters': 1, 'val_interval': 1, 'val_begin': 0}
@@ -56,6 +57,7 @@ def check_files(cfg: Config, path: str) -> None:
     """
     known = readable_keys()
     assigned, used = _names(path)
+    used |= references(cfg)
     unread = [key for key in cfg if key not in known and key in assigned and key not in used]
     for key in unread:
         close = _close(key, known - {'cfg'})

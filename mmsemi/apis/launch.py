@@ -24,6 +24,7 @@ from mmsemi.apis.config_keys import check_files, check_numbers, check_option
 from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
+from .config import resolve
 from .options import OptionsAction, merge_options
 
 __all__ = ['ERROR_FILE', 'UsageError', 'run']
@@ -109,6 +110,7 @@ def load_config(args: argparse.Namespace) -> Config:
     for option in args.cfg_options or ():
         check_option(cfg, option)
     merge_options(cfg, args.cfg_options or {})
+    resolve(cfg)
     check_numbers(cfg)
     _remove_hooks(cfg)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)

@@ -9,6 +9,8 @@ from .hooks.ema_teacher_hook import EMATeacherHook
 from .hooks.finite_loss_hook import FiniteLossHook
 from .hooks.progress_hook import ProgressHook
 from .hooks.prototype_hook import PrototypeHook
+from .hooks.pseudo_label_hook import PseudoLabelHook
+from .hooks.rehearsal_hook import RehearsalHook
 from .hooks.sync_statistics_hook import SyncStatisticsHook
 from .hooks.unreadable_image_hook import UnreadableImageHook
 from .loops import (
@@ -39,6 +41,8 @@ __all__ = [
     'FiniteLossHook',
     'ForegroundDice',
     'PrototypeHook',
+    'PseudoLabelHook',
+    'RehearsalHook',
     'ProgressHook',
     'SemiOptimWrapperConstructor',
     'SyncStatisticsHook',

@@ -16,7 +16,7 @@ from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.frozen_encoder import encoded_once, is_frozen
 from mmsemi.models.pseudo_labels import label_accuracy
 from mmsemi.registry import MODELS
-from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
+from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Seen, Streams
 
 _PREDICTORS = ('student', 'teacher')
 
@@ -100,6 +100,9 @@ class SemiSegmentor(BaseSegmentor):
             self._copy_student()
         self.test_cfg = dict(test_cfg or {})
         self.predict_on = self.test_cfg.get('predict_on') or self.branches[-1]
+        # PseudoLabelHook asks for what a step saw.
+        self.watching = False
+        self.seen: Seen | None = None
         # Set by ProgressHook before each step, in epochs; a buffer, so that what depends on it needs no host number.
         self.register_buffer('epoch', torch.zeros(()))
         self._register_load_state_dict_pre_hook(self._accept_plain_checkpoint)
@@ -176,6 +179,7 @@ class SemiSegmentor(BaseSegmentor):
                 guides = {name: out.without_features() for name, out in guides.items()}
             streams = self.adapt_streams(inputs, guides)
             views = {**self.student_views(streams), **guides}
+        self.seen = Seen(streams) if self.watching else None
         supervised = self.supervised_loss(views['labeled'], streams.labels)
         unsupervised = self.unsupervised_loss(streams, views)
         for plugin in self.plugins:
@@ -183,6 +187,9 @@ class SemiSegmentor(BaseSegmentor):
         for plugin in self.plugins:
             supervised.update(plugin.supervised_loss(views['labeled'], streams.labels))
             unsupervised.update(plugin.unsupervised_loss(streams, views))
+        if self.seen:
+            shown = {name: out.logits for name, out in views.items() if name in ('guide', 'strong_0')}
+            self.seen.predictions = {name: logits.detach().argmax(1) for name, logits in shown.items()}
         return {
             **add_prefix(_weighted(supervised, self.sup_weight), 'sup'),
             **add_prefix(_weighted(unsupervised, self.unsup_factor()), 'unsup'),
@@ -255,6 +262,8 @@ class SemiSegmentor(BaseSegmentor):
         """What the log tells of pseudo-labels of the weak view: the share of pixels kept, and, where the unlabeled
         images come with ground truth for diagnosis, how many of all and of the kept labels are right.
         """
+        if self.seen and self.seen.pseudo is None:
+            self.seen.pseudo = pseudo
         kept = pseudo.weight > 0
         report = {'confident': (kept & streams.valid).sum() / streams.valid.sum().clamp(min=1)}
         if streams.unlabeled_gt is not None:
@@ -262,6 +271,11 @@ class SemiSegmentor(BaseSegmentor):
             report['accuracy'] = label_accuracy(pseudo.label, streams.unlabeled_gt, counted)
             report['accuracy_confident'] = label_accuracy(pseudo.label, streams.unlabeled_gt, counted & kept)
         return report
+
+    def show(self, **maps: Tensor) -> None:
+        """Let those who watch the step see maps of the weak view, (Bu, H, W), by name; else nothing."""
+        if self.seen:
+            self.seen.maps.update({name.replace('_', ' '): values.detach() for name, values in maps.items()})
 
     # Prediction: the predicting branch's segmentor does all of it
 
