@@ -69,9 +69,7 @@ class LimitSide(BaseTransform):
         height, width = results['img'].shape[:2]
         if self.longest is None or max(height, width) <= self.longest:
             return results
-        ratio = self.longest / max(height, width)
-        scale = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-        return Resize(scale=scale, keep_ratio=False, backend='pillow').transform(results)
+        return resize(results, self.longest / max(height, width))
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(longest={self.longest})'
@@ -84,7 +82,8 @@ class RandomScale(BaseTransform):
 
     mmcv's ``RandomResize`` scales towards one size for all images; the weak view of the semi-supervised papers scales
     each image relative to its own. Without antialiasing a shrunk image keeps more noise than a photograph of its size
-    would have, 1.6 times as much at a factor of 0.5. torch's resize is PIL's to a level, and two to three times as fast.
+    would have, 1.6 times as much at a factor of 0.5. torch's resize is PIL's to a level, and two to three times as
+    fast.
 
     Args:
         ratio_range (tuple[float, float]): Lowest and highest factor, drawn uniformly. Defaults to (0.5, 2.0).
@@ -105,22 +104,26 @@ class RandomScale(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Resize ``results['img']`` (H, W) or (H, W, C) and, if there is one, ``results['gt_seg_map']`` (H, W)."""
-        height, width = results['img'].shape[:2]
-        ratio = np.random.uniform(*self.ratio_range)
-        size = max(1, round(height * ratio)), max(1, round(width * ratio))
-        results['img'] = resize_image(results['img'], size, self.antialias)
-        if results.get('gt_seg_map') is not None:
-            results['gt_seg_map'] = resize_mask(results['gt_seg_map'], size)
-        results.update(
-            scale=size[::-1],
-            img_shape=size,
-            scale_factor=(size[1] / width, size[0] / height),
-            keep_ratio=False,
-        )
-        return results
+        return resize(results, np.random.uniform(*self.ratio_range), self.antialias)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(ratio_range={self.ratio_range}, antialias={self.antialias})'
+
+
+def resize(results: dict, ratio: float, antialias: bool = True) -> dict:
+    """Resize ``results['img']`` (H, W) or (H, W, C), and ``results['gt_seg_map']`` (H, W) if there is one."""
+    height, width = results['img'].shape[:2]
+    size = max(1, round(height * ratio)), max(1, round(width * ratio))
+    results['img'] = resize_image(results['img'], size, antialias)
+    if results.get('gt_seg_map') is not None:
+        results['gt_seg_map'] = resize_mask(results['gt_seg_map'], size)
+    results.update(
+        scale=size[::-1],
+        img_shape=size,
+        scale_factor=(size[1] / width, size[0] / height),
+        keep_ratio=False,
+    )
+    return results
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], antialias: bool = True) -> np.ndarray:
