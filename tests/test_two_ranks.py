@@ -77,10 +77,25 @@ def step_through(rank: int, world: int, folder: str) -> None:
         torch.save(three_steps(rank, world, method, plugins), f'{folder}/{method}-{mpmc}-{world}-{rank}.pt')
 
 
-def three_steps(rank: int, world: int, method: str, plugins: list[dict]) -> tuple[dict, torch.Tensor, float]:
+# Methods that run the student in one, in two and in three passes.
+RECOMPUTED = ('MLLC', 'CorrMatch', 'UniMatch')
+
+
+def recompute(rank: int, world: int, folder: str) -> None:
+    """Take some methods through the same steps, with blocks that are computed again in the backward pass."""
+    init_default_scope('mmsemi')
+    for method in RECOMPUTED:
+        torch.save(three_steps(rank, world, method, [], with_cp=True), f'{folder}/{method}-recomputed-{rank}.pt')
+
+
+def three_steps(
+    rank: int, world: int, method: str, plugins: list[dict], with_cp: bool = False
+) -> tuple[dict, torch.Tensor, float]:
     """The state that three steps leave, the threshold of each, and a number that ranks averaged."""
     arguments, names, _ = STATES[method]
-    model = tiny.build(method, norm=GROUPS, plugins=plugins, **arguments).double().train()
+    student = tiny.segmentor(GROUPS)
+    student['backbone']['with_cp'] = with_cp
+    model = tiny.build(method, norm=GROUPS, plugins=plugins, student=student, **arguments).double().train()
     wrapped = MMDistributedDataParallel(model, device_ids=None) if world > 1 else model
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     hooks = [getattr(engine, name)() for name in names]
@@ -170,6 +185,7 @@ def rank_of_two(rank: int, folder: str, drawn: str) -> None:
     os.environ['LOCAL_RANK'] = str(rank)  # mmengine reads it, as torchrun sets it
     step_through(rank, 2, folder)
     learn_hard_pixels(rank, 2, folder)
+    recompute(rank, 2, folder)
     with pytest.MonkeyPatch.context() as patch:
         tiny_run.shorten_runs(patch)
         run_through(rank, folder, drawn)
@@ -233,6 +249,13 @@ def test_two_ranks_hold_the_state_and_thresholds_of_one_process_with_both_batche
                 assert torch.allclose(value, state[key], atol=1e-8), key
             else:
                 assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize('method', RECOMPUTED)
+def test_two_ranks_may_compute_blocks_again_in_the_backward_pass(method, left):
+    for rank in (0, 1):
+        kept, again = (torch.load(left / f'{method}-{kind}-{rank}.pt')[0] for kind in ('False-2', 'recomputed'))
+        assert all(torch.allclose(value, again[key], atol=1e-10) for key, value in kept.items())
 
 
 @pytest.mark.parametrize('share', range(len(SHARES)), ids=map(str, SHARES))

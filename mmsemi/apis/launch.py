@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from mmsemi.apis.config_keys import check_files, check_numbers, check_option
 from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
@@ -143,9 +144,10 @@ def _remove_hooks(cfg: Config) -> None:
 
 
 def prepare_config(cfg: Config, launcher: str) -> None:
-    """Make a config, written for GPUs, run on this machine too; where there is a GPU only ``cfg.launcher`` is set.
+    """Make a config, written for GPUs, run on this machine too.
 
-    On a CPU, SyncBN becomes BN, and several processes talk through gloo (mmengine's launchers need CUDA).
+    Several processes do not send their buffers to each other in every step, on no device (:func:`wrapper_config`). On a
+    CPU, SyncBN becomes BN, and several processes talk through gloo (mmengine's launchers need CUDA).
 
     Args:
         cfg (Config): Changed in place.
@@ -160,6 +162,8 @@ def prepare_config(cfg: Config, launcher: str) -> None:
 
     cfg.launcher = launcher
     choose_train_loop(cfg)
+    if launcher != 'none':
+        cfg.model_wrapper_cfg = wrapper_config(cfg)
     device = get_device()
     if device not in ('cpu', 'mps'):
         return
@@ -175,13 +179,25 @@ def prepare_config(cfg: Config, launcher: str) -> None:
         seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
         options = {} if seconds is None else {'timeout': datetime.timedelta(seconds=seconds)}
         distributed.init_process_group('gloo', **options)
-    cfg.model_wrapper_cfg = {
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False),
-        **(cfg.get('model_wrapper_cfg') or {}),
-        'device_ids': None,
-    }
+    cfg.model_wrapper_cfg['device_ids'] = None
+
+
+def wrapper_config(cfg: Config) -> dict:
+    """How several processes share a model: as the config says, and as mmengine does where it says nothing.
+
+    A config that sets any key of ``model_wrapper_cfg`` would otherwise get torch's defaults for the others: the
+    statistics of the first process for all, and every queue of a method sent in every step.
+    """
+    asked = dict(cfg.get('model_wrapper_cfg') or {})
+    kind = asked.get('type', 'MMDistributedDataParallel')
+    if kind not in ('MMDistributedDataParallel', 'DistributedDataParallel'):
+        return asked
+    given = {'type': kind, 'find_unused_parameters': cfg.get('find_unused_parameters', False)}
+    if not asked.keys() & {'broadcast_buffers', 'forward_sync_buffers'}:
+        # Its name since torch 2.13, which warns of the old one.
+        new = 'forward_sync_buffers' in inspect.signature(DistributedDataParallel.__init__).parameters
+        given['forward_sync_buffers' if new else 'broadcast_buffers'] = False
+    return {**given, **asked}
 
 
 def _replace_sync_bn(node: Any) -> None:

@@ -13,6 +13,7 @@ from .hooks.pseudo_label_hook import PseudoLabelHook
 from .hooks.rehearsal_hook import RehearsalHook
 from .hooks.sync_statistics_hook import SyncStatisticsHook
 from .hooks.unreadable_image_hook import UnreadableImageHook
+from .layer_decay import LayerDecayOptimizerConstructor, LearningRateDecayOptimizerConstructor
 from .loops import (
     CheckedTestLoop,
     ResumableEpochLoop,
@@ -40,6 +41,8 @@ __all__ = [
     'EMATeacherHook',
     'FiniteLossHook',
     'ForegroundDice',
+    'LayerDecayOptimizerConstructor',
+    'LearningRateDecayOptimizerConstructor',
     'PrototypeHook',
     'PseudoLabelHook',
     'RehearsalHook',
