@@ -27,7 +27,7 @@ class RandomScale(BaseTransform):
 
     mmcv's ``RandomResize`` scales towards one size for all images; the weak view of the semi-supervised papers scales
     each image relative to its own. Without antialiasing a shrunk image keeps more noise than a photograph of its size
-    would have, 1.6 times as much at a factor of 0.5. torch's resize is PIL's to a level, and two to three times as fast.
+    would have, 1.6 times as much at a factor of 0.5. torch's resize is PIL's to a level, and at least twice as fast.
 
     Args:
         ratio_range (tuple[float, float]): Lowest and highest factor, drawn uniformly. Defaults to (0.5, 2.0).
