@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
 from torch.nn import functional as F
 
 from mmsemi.registry import TRANSFORMS
@@ -79,8 +80,5 @@ def resize_image(image: np.ndarray, size: tuple[int, int], antialias: bool = Tru
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask (H, W) at ``size``: each pixel is the one that its middle lies in."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, mask.shape, strict=True)
-    )
-    return mask[rows[:, None], columns]
+    """A mask (H, W) of whole numbers at ``size``, height and width: each pixel is the one that its middle lies in."""
+    return np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
