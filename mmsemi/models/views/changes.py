@@ -35,6 +35,11 @@ class Change(NamedTuple):
     strength: float = 0.0
 
 
+def within(limits: tuple[float, float], share: float) -> float:
+    """The number that lies ``share``, in [0, 1], of the way from the lower limit to the upper one."""
+    return limits[0] + (limits[1] - limits[0]) * share
+
+
 # What lies this little below a level, in levels, is the level: arithmetic in float is not exact, PIL's is.
 _ROUNDING = 2**-6
 

@@ -100,10 +100,11 @@ class CutMix(BoxMix):
 
     def _sides(self, area: Tensor, draw: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Height and width of boxes of ``area`` pixels, (B,), each by a number in [0, 1); both arguments (B, 1)."""
-        whole = torch.arange(1, max(height, width) + 1, dtype=area.dtype, device=area.device).square()
+        whole = torch.arange(1, max(height, width) + 2, dtype=area.dtype, device=area.device).square()
         ends = (torch.full_like(area, end) for end in self.aspect)
-        # The aspects at which floor(sqrt(area * aspect)) and floor(sqrt(area / aspect)) change.
-        edges = torch.cat([whole[:height] / area, area / whole[:width], *ends], 1)
+        # The aspects at which floor(sqrt(area * aspect)) and floor(sqrt(area / aspect)) change, up to where a side is
+        # too long.
+        edges = torch.cat([whole[: height + 1] / area, area / whole[: width + 1], *ends], 1)
         edges = edges.clamp(*self.aspect).sort(1).values
         middle = (edges[:, 1:] + edges[:, :-1]) / 2
         box_h, box_w = (area * middle).sqrt().floor(), (area / middle).sqrt().floor()

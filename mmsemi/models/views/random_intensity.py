@@ -8,8 +8,8 @@ import torch
 
 from mmsemi.registry import MODELS
 
-from .changes import Change
-from .strong import PhotometricView, within
+from .changes import Change, within
+from .strong import PhotometricView
 
 _NAMES = (
     'identity', 'autocontrast', 'equalize', 'blur', 'contrast', 'brightness', 'color', 'sharpness', 'posterize',

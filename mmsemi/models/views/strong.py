@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmsemi.registry import MODELS
 
-from .changes import Change, change_images
+from .changes import Change, change_images, within
 
 
 class PhotometricView(ABC):
@@ -85,8 +85,3 @@ class StrongView(PhotometricView):
 
 
 _JITTER = ('brightness', 'contrast', 'color', 'hue')
-
-
-def within(limits: tuple[float, float], share: float) -> float:
-    """The number that lies ``share``, in [0, 1], of the way from the lower limit to the upper one."""
-    return limits[0] + (limits[1] - limits[0]) * share
