@@ -13,6 +13,7 @@ import mmsemi.models
 from mmsemi import structures
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
+from mmsemi.models.losses.dice import PixelDiceLoss, dice_loss
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
 from mmsemi.models.losses.pixel import (
@@ -84,6 +85,8 @@ CASES = [
     partial(pixel_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(soft_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum()),
+    partial(dice_loss, LOGITS, PSEUDO, VALID),
+    partial(PixelDiceLoss(0.5), LOGITS, LABEL, WEIGHT),
     partial(masked_mean, WEIGHT, VALID),
     partial(logit_distance, LOGITS, OTHER, VALID),
     *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
