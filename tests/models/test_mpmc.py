@@ -336,6 +336,17 @@ def test_the_log_tells_the_mean_of_lambda_s_over_the_pixels_that_count(method, p
         assert torch.allclose(told, sum(means) / len(means), rtol=0, atol=1e-10), f'step {step}'
 
 
+def test_where_no_pixel_counts_the_mean_of_lambda_s_is_that_of_all():
+    model, streams = model_and_streams(host=dict(threshold=1.0))
+    settle(model, streams)
+    guide = guide_of(model, streams)
+    label, patches = guide.logits.argmax(1), guide.heads['patch_classifier'].detach()
+    weight = torch.stack([oracle.pixel_weight(x, y, fields(model)) for x, y in zip(label, patches, strict=True)])
+    losses = model.loss(streams)
+    assert losses['unsup.confident'] == 0
+    assert torch.allclose(losses['unsup.lambda_s'], weight.mean(), rtol=0, atol=1e-10)
+
+
 def test_without_pixel_weights_the_log_tells_none():
     model, streams = model_and_streams(pixel_weight=False)
     assert 'unsup.lambda_s' not in model.loss(streams)

@@ -239,6 +239,15 @@ def test_images_are_looked_at_again_while_a_class_has_too_few_pixels():
     assert parts.seen.view(C, 4).all(1).tolist() == [True, True, False]
 
 
+def test_a_class_of_one_pixel_is_not_missing(monkeypatch):
+    told = []
+    monkeypatch.setattr('mmsemi.models.state.parts.print_log', lambda message, **_: told.append(message))
+    labels = torch.zeros(1, *SIZE, dtype=torch.long)
+    labels[0, 0, 0] = 1
+    PartPrototypes(C, 1, D).collect(collecting(labels)[0], ('sky', 'road', 'car'), 100)
+    assert told == ['No labeled pixel shows car: their parts start in training.']
+
+
 def test_all_ranks_take_the_prototypes_of_the_first(monkeypatch):
     sent = []
     monkeypatch.setattr('mmsemi.models.state.parts.broadcast', sent.append)

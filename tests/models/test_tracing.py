@@ -15,6 +15,7 @@ from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.device import send
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
+from mmsemi.models.losses.dice import PixelDiceLoss, dice_loss
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
 from mmsemi.models.losses.pixel import (
@@ -91,6 +92,8 @@ CASES = [
     partial(soft_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum()),
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum((1, 2))),
+    partial(dice_loss, LOGITS, PSEUDO, VALID),
+    partial(PixelDiceLoss(0.5), LOGITS, LABEL, WEIGHT),
     partial(masked_mean, WEIGHT, VALID),
     partial(of_logits, masked_mean, BranchOutput((), WEIGHT[:, None], (9, 9))),
     partial(logit_distance, LOGITS, OTHER, VALID),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmsemi.models.modules.unet_block import unet_block
+from mmsemi.models.modules.unet_block import UNetBlock
 from mmsemi.registry import MODELS
 
 
@@ -47,7 +47,7 @@ class UNetEncoder(BaseModule):
             )
         before = (in_channels, *channels)
         self.levels = nn.ModuleList(
-            unet_block(*widths, share, norm_cfg, act_cfg)
+            UNetBlock(*widths, share, norm_cfg, act_cfg)
             for *widths, share in zip(before, channels, dropout, strict=False)
         )
         self.pool = nn.MaxPool2d(2)

@@ -10,7 +10,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmsemi.models.modules.unet_block import unet_block
+from mmsemi.models.modules.unet_block import UNetBlock
 from mmsemi.registry import MODELS
 
 
@@ -44,7 +44,7 @@ class UNetHead(BaseDecodeHead):
         pairs = list(zip(in_channels[1:], in_channels[:-1], strict=True))[::-1]
         self.reduce = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for coarse, fine in pairs)
         self.blocks = nn.ModuleList(
-            unet_block(2 * fine, fine, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg) for _, fine in pairs
+            UNetBlock(2 * fine, fine, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg) for _, fine in pairs
         )
         self.conv_seg = nn.Conv2d(self.channels, self.out_channels, 3, padding=1)
 

@@ -39,7 +39,7 @@ class MPMC(Plugin):
 
     The log tells ``sup.patch_f1``, how well the student's classifier knows the labeled patches (micro: over all patches
     and classes of the batch together), and ``unsup.lambda_s``, the mean of lambda_s over the pixels whose pseudo-label
-    counts (0 where none does).
+    counts (over all, where none does).
 
     Source: Howlader et al., 2024, section 3.3. Where the paper is silent or contradicts itself, the choices are in
     configs/mpmc/README.md.
@@ -165,7 +165,8 @@ class MPMC(Plugin):
         if not self.pixel_weight:
             return pseudo
         weight = self.pixel_weights(pseudo.label, guide.heads[_HEAD])
-        self._pixel_weights.append(masked_mean(weight, pseudo.weight > 0))
+        counted = pseudo.weight > 0
+        self._pixel_weights.append(masked_mean(weight, counted | ~counted.any()))
         return pseudo.reweight(weight)
 
     @torch.no_grad()
