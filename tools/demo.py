@@ -39,6 +39,7 @@ METHODS = {
     'esl': 'ESL',
     'u2pl': 'U2PL',
     'corrmatch': 'CorrMatch',
+    'unimatch_v2': 'UniMatch V2',
     'ael': 'AEL',
 }
 BASELINE = 'supervised'

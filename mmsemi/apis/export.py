@@ -182,8 +182,9 @@ def export(checkpoint_path: str, out: Path, branch: str | None = None) -> None:
     pipeline = plain_pipeline(cfg.get('test_pipeline') or cfg.test_dataloader.dataset.pipeline)
     testing, dataset_sources = plain_test(cfg, pipeline)
     keys = {'default_scope': 'mmseg', 'model': model, 'test_pipeline': pipeline, **testing}
-    if 'custom_imports' in cfg:
-        keys['custom_imports'] = cfg.custom_imports.to_dict()
+    imports = [name for name in cfg.get('custom_imports', {}).get('imports', []) if not name.startswith('mmsemi.')]
+    if imports:
+        keys['custom_imports'] = dict(cfg.custom_imports, imports=imports)
 
     text = HEADER.format(source=Path(checkpoint_path).name, branch=branch)
     for name, source in {**sources, **dataset_sources}.items():

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from mmsemi.models.frozen_encoder import EncodedViews
 from mmsemi.models.checkpointing import recompute_blocks
+from mmsemi.models.frozen_encoder import EncodedViews
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import MODELS
 
