@@ -17,10 +17,12 @@ from tests import tiny_run
 from tests.faults import jobs
 from tests.faults.jobs import Fault, Job
 
-EPOCHS = 4
+EPOCHS = 2
 KILLS = int(os.environ.get('MMSEMI_KILLS', 100))
 # A checkpoint at every chance, in the middle of epochs too.
-OPTIONS = {'default_hooks.checkpoint.every_minutes': 1e-4}
+OPTIONS = {'default_hooks.checkpoint.every_minutes': 1e-4, 'train_dataloader.dataset.labeled': 4}
+STEPS = {1: 4, 2: 2}
+"""Of an epoch, by the number of ranks."""
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: RESUME_ME, signal.SIGINT: 130}
 
 
@@ -65,7 +67,7 @@ def test_a_run_that_a_signal_stops_loses_nothing(world, drawn, tmp_path):
     fault = Fault(signal.SIGUSR1, delay=seconds / 3, ranks=(world - 1,))
     statuses, done, lost, unequal, said = killed_run(job, world, tmp_path / 'killed', fault)
     assert statuses == [RESUME_ME] * world
-    assert 0 < done < 2 * EPOCHS and lost == 0 and unequal == 0
+    assert 0 < done < STEPS[world] * EPOCHS and lost == 0 and unequal == 0
     assert all(sentence.startswith('stopped by') and 'go on with --resume' in sentence for sentence in said)
     assert not (tmp_path / 'killed/run.lock').exists()
 
@@ -94,7 +96,7 @@ def test_a_hundred_kills_lose_no_run(drawn, tmp_path):
         job, _, seconds = runs[method, world]
         sent = list(STATUS)[number // len(cases) % 3] if number < 66 else rng.choice(list(STATUS))
         if number % 3 == 0:
-            fault = Fault(sent, call=rng.randrange(14 * 2 * EPOCHS))
+            fault = Fault(sent, call=rng.randrange(14 * STEPS[world] * EPOCHS))
         else:
             fault = Fault(sent, delay=rng.uniform(0, seconds))
         if sent == signal.SIGINT:
