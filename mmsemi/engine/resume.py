@@ -139,8 +139,8 @@ def _say(run: dict) -> str:
 def _whole(value: Fraction, what: str, then: dict, now: dict) -> int:
     if value.denominator != 1:
         raise CheckpointError(
-            f'{what[0].upper()}{what[1:]} of {_say(then)} are no whole number of iterations of {_say(now)}; go on with '
-            'the batch and the number of processes of the checkpoint, or with those that divide it.'
+            f'The batch is not that of the checkpoint: {what} of {_say(then)} are no whole number of {_say(now)}; go '
+            'on with the batch and the number of processes of the checkpoint, or with those that divide it.'
         )
     return int(value)
 
