@@ -7,11 +7,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def resize_labels(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels or masks (B, H, W) at another size, each value taken from the nearest pixel."""
+def resize_labels(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Labels or masks (B, H, W) at another size, each value taken from the nearest pixel.
+
+    Args:
+        maps (Tensor): Of any type, (B, H, W).
+        size (tuple[int, int]): Height and width.
+        align_corners (bool): Which pixel is the nearest: as of the resizing of scores that go with the labels, so that a
+            value comes from where the score of its place lies. Defaults to False.
+
+    Returns:
+        Tensor: (B, *size), of the same type.
+    """
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
-    return F.interpolate(maps[:, None].float(), size=tuple(size), mode='nearest-exact')[:, 0].to(maps.dtype)
+    if not align_corners:
+        return F.interpolate(maps[:, None].float(), size=tuple(size), mode='nearest-exact')[:, 0].to(maps.dtype)
+    rows, columns = (_corner_places(*sides, maps.device) for sides in zip(size, maps.shape[1:], strict=True))
+    return maps[:, rows[:, None], columns]
+
+
+def _corner_places(places: int, pixels: int, device: torch.device) -> Tensor:
+    """The pixels nearest to ``places`` points, the first and last of which lie on the first and last pixel, long."""
+    step = (pixels - 1) / (places - 1) if places > 1 else 0.0
+    return (torch.arange(places, dtype=torch.float64, device=device) * step).round().long()
 
 
 def resize_transposed(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
