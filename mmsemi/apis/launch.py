@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import datetime
 import difflib
+import inspect
 import io
 import os
 import signal

@@ -82,7 +82,7 @@ def eq7(W_hat: Tensor) -> Tensor:
 def f_C(x: Tensor, Ax: Tensor, mlp) -> Tensor:
     """The non-linear function of eq. 8 for one node, as LabelGraph chooses it."""
     s = (x + Ax) / (x + Ax).sum()
-    z = torch.log(s.clamp(min=1e-12)) + mlp(torch.cat([x, Ax]))
+    z = torch.log(s) + mlp(torch.cat([x, Ax]))
     return z.exp() / z.exp().sum()
 
 
