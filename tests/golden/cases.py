@@ -59,7 +59,7 @@ def cases(file: str, kind: str | None = None) -> pytest.MarkDecorator:
 
 def close(value: Tensor | float, expected: float) -> bool:
     """Whether a number agrees with the released one."""
-    return torch.isclose(torch.as_tensor(float(value)), torch.tensor(expected), rtol=RELATIVE, atol=ABSOLUTE).item()
+    return torch.isclose(torch.tensor(float(value)), torch.tensor(float(expected)), rtol=RELATIVE, atol=ABSOLUTE).item()
 
 
 def tensor(values: list) -> Tensor:
