@@ -29,14 +29,7 @@ from mmsemi.models.losses.pixel import (
 )
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
 from mmsemi.models.modules.channel_dropout import ComplementaryDropout, channel_masks, complementary_masks
-from mmsemi.models.modules.correlation import (
-    Correlation,
-    binary_shapes,
-    pixel_propagation,
-    region_propagation,
-    sample_positions,
-    sampled_rows,
-)
+from mmsemi.models.modules.correlation import Correlation, pixel_propagation, sample_positions, sampled_rows
 from mmsemi.models.modules.graph_ops import (
     dense_affinity,
     knn_affinity,
@@ -46,6 +39,7 @@ from mmsemi.models.modules.graph_ops import (
 )
 from mmsemi.models.modules.label_graph import LabelGraph
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
+from mmsemi.models.modules.regions import binary_shapes, pack_shapes, packed_shapes, region_propagation
 from mmsemi.models.plugins.mpmc import micro_f1, patch_targets
 from mmsemi.models.precision import full_precision, no_autocast, prediction_entropy, probabilities
 from mmsemi.models.pseudo_labels import (
@@ -133,7 +127,10 @@ CASES = [
     partial(sample_positions, 4, H * W, 'random', 'cpu'),
     partial(sample_positions, 4, H * W, 'uniform', 'cpu'),
     partial(binary_shapes, MAPS, (2 * H, 2 * W)),
-    partial(region_propagation, PSEUDO, MAPS, VALID, 0.3, C),
+    partial(pack_shapes, MAPS > 0.5),
+    partial(packed_shapes, MAPS, VALID),
+    partial(region_propagation, PSEUDO, pack_shapes(MAPS > 0.2), 0.3, C),
+    partial(region_propagation, PSEUDO, pack_shapes(MAPS > 0.2), 0.3, C, True),
     partial(masked_average_pooling, FEATURES, MAPS.round()),
     partial(draw_per_class, LABEL, VALID, C, 0.3, 5),
     partial(draw_classes, PROB[0, :, 0, 0], 5),
