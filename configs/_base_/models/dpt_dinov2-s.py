@@ -12,7 +12,6 @@ network = dict(
         out_type='featmap',
         out_indices=(2, 5, 8, 11),
         frozen_stages=-1,
-        with_cp=False,
     ),
     decode_head=dict(
         type='PlainDPTHead',
