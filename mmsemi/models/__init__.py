@@ -1,4 +1,3 @@
-from .backbones import UNetEncoder
 from .branch import Branch, BranchOutput
 from .data_preprocessor import SemiDataPreprocessor
 from .heads import (
@@ -8,6 +7,7 @@ from .heads import (
     PatchClassifier,
     PlainDPTHead,
     ProjectionHead,
+    UNetEncoder,
     UNetHead,
 )
 from .losses.dice import PixelDiceLoss

@@ -7,9 +7,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmseg import registry as mmseg_registry
 from PIL import Image
 
-from mmsemi.apis.launch import UsageError, find_config
+from mmsemi.apis.launch import UsageError, find_config, prepare_config
 from mmsemi.registry import MODELS
 from tests.tools.test_runs import load_tool
 
@@ -53,6 +54,25 @@ def save(config: str, path: Path) -> Path:
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     return save('mean_teacher/mean_teacher_r18_shapes.py', tmp_path / 'epoch_1.pth')
+
+
+def test_a_unet_of_one_channel_is_exported(tmp_path):
+    cfg = Config.fromfile(find_config('unimatch/unimatch_unet_acdc.py'))
+    model = MODELS.build(cfg.model)
+    meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=tuple('abcd'), palette=[[0, 0, 0]] * 4), epoch=1)
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), tmp_path / 'epoch_1.pth')
+    export.export(str(tmp_path / 'epoch_1.pth'), tmp_path / 'out')
+    plain = Config.fromfile(tmp_path / 'out.py')
+    assert (plain.model.backbone.type, plain.model.decode_head.type) == ('UNetEncoder', 'UNetHead')
+    assert plain.model.data_preprocessor.mean == [0.0] and plain.test_pipeline[0].color_type == 'grayscale'
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        exported = mmseg_registry.MODELS.build(plain.model).eval()
+    exported.load_state_dict(torch.load(tmp_path / 'out.pth')['state_dict'])
+    image = torch.rand(1, 1, 32, 48)
+    prepare_config(cfg, launcher='none')
+    ours = MODELS.build(cfg.model).eval()
+    ours.load_state_dict(model.state_dict())
+    assert torch.allclose(exported(image), ours.student(image).logits, atol=1e-6)
 
 
 def test_exported_teacher_predicts_the_same_in_plain_mmseg(checkpoint, tmp_path):

@@ -4,7 +4,7 @@ from .deeplabv3plus_head import DeepLabV3PlusHead
 from .dpt_head import PlainDPTHead
 from .patch_classifier import PatchClassifier
 from .projection_head import ProjectionHead
-from .unet_head import UNetHead
+from .unet import UNetEncoder, UNetHead
 
 __all__ = [
     'CorrelationHead',
@@ -13,5 +13,6 @@ __all__ = [
     'PatchClassifier',
     'PlainDPTHead',
     'ProjectionHead',
+    'UNetEncoder',
     'UNetHead',
 ]

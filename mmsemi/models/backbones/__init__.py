@@ -1,3 +1,0 @@
-from .unet_encoder import UNetEncoder
-
-__all__ = ['UNetEncoder']
