@@ -5,6 +5,7 @@ from .hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .hooks.dynamic_threshold_hook import DynamicThresholdHook
 from .hooks.ema_teacher_hook import EMATeacherHook
 from .hooks.finite_loss_hook import FiniteLossHook
+from .hooks.previous_networks_hook import PreviousNetworksHook
 from .hooks.progress_hook import ProgressHook
 from .hooks.prototype_hook import PrototypeHook
 from .hooks.sync_statistics_hook import SyncStatisticsHook
@@ -21,6 +22,7 @@ __all__ = [
     'EMATeacherHook',
     'FiniteLossHook',
     'ForegroundDice',
+    'PreviousNetworksHook',
     'PrototypeHook',
     'ProgressHook',
     'SemiOptimWrapperConstructor',
