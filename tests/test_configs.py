@@ -15,6 +15,7 @@ import mmsemi.engine
 import mmsemi.models  # noqa: F401
 from mmsemi import registry
 from mmsemi.apis.launch import prepare_config
+from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.registry import HOOKS, LOOPS, MODELS
 from tests import data
 from tests.project import ROOT, project_files
@@ -71,6 +72,7 @@ def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
     prepare_config(cfg, launcher='none')
     model = MODELS.build(cfg.model).train()
     assert torch.cuda.is_available() or not any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules())
+    assert recompute_blocks(model.student.segmentor.backbone), 'with_cp works for every network'
     for name, hook in cfg.default_hooks.items():
         assert name == 'visualization' or HOOKS.build(hook), 'mmseg builds its own once there is a visualizer'
     assert LOOPS.get(cfg.val_cfg.type) and LOOPS.get(cfg.test_cfg.type)

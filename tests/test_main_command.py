@@ -17,9 +17,6 @@ from tests.data import make_voc
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/mllc/mllc_r101_voc.py'
 KEYS = [
-    'train_dataloader.batch_size=4',
-    'train_dataloader.sampler.labeled=2',
-    'train_dataloader.sampler.unlabeled=2',
     'train_dataloader.dataset.labeled=4',
     'train_dataloader.num_workers=0',
     'train_dataloader.persistent_workers=False',

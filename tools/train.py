@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from mmsemi.apis.batch import add_batch_arguments, count_processes, tell_batch
 from mmsemi.apis.launch import UsageError, add_arguments, build_runner, load_config, run
 
 
@@ -27,6 +28,7 @@ def parse_args() -> argparse.Namespace:
         help='continue a run: from CHECKPOINT, or without it from the latest one in the work folder',
     )
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    add_batch_arguments(parser)
     add_arguments(parser)
     return parser.parse_args()
 
@@ -58,7 +60,11 @@ def main() -> None:
     set_resume(cfg, args.resume)
     if args.amp:
         enable_amp(cfg)
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    if args.baseline:
+        runner.logger.info(f'Supervised baseline of {args.config}: its network, crop, schedule and loss, labels alone.')
+    tell_batch(cfg, count_processes(args.launcher), runner.logger)
+    runner.train()
 
 
 if __name__ == '__main__':

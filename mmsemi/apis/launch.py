@@ -21,6 +21,7 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from mmsemi.utils import register_all_modules
 
@@ -28,6 +29,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 ERROR_FILE = 'MMSEMI_ERROR_FILE'
 """Environment variable: the file in which ``tools/dist_run.py`` wants the sentence that ended a rank."""
+
+BASELINE_SUFFIX = '_baseline'
+"""What the name of a baseline's work folder gets."""
 
 _HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 _INPUT_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, KeyError)
@@ -85,12 +89,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override keys of the config, for example train_dataloader.dataset.labeled=92 train_cfg.max_epochs=10',
     )
+    parser.add_argument(
+        '--baseline',
+        action='store_true',
+        help="in place of the config's method its supervised baseline: the same network, crop, schedule and loss",
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` with the arguments of :func:`add_arguments`, fit for this machine."""
+    from mmsemi.apis.batch import apply_batch_arguments  # which knows this module
+
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
     cfg = Config.fromfile(path)
@@ -98,10 +109,16 @@ def load_config(args: argparse.Namespace) -> Config:
         _check_options(cfg, args.cfg_options)
         cfg.merge_from_dict(args.cfg_options)
     _remove_hooks(cfg)
+    cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    if getattr(args, 'baseline', False):
+        # Importing mmseg takes seconds, which is too much for a tool's --help.
+        with quiet():
+            from mmsemi.apis.baseline import make_baseline
+        make_baseline(cfg)
+        cfg.work_dir += BASELINE_SUFFIX
+    apply_batch_arguments(cfg, args)
     if args.work_dir:
         cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
     prepare_config(cfg, args.launcher)
     return cfg
 
@@ -127,9 +144,10 @@ def _remove_hooks(cfg: Config) -> None:
 
 
 def prepare_config(cfg: Config, launcher: str) -> None:
-    """Make a config, written for GPUs, run on this machine too; where there is a GPU only ``cfg.launcher`` is set.
+    """Make a config, written for GPUs, run on this machine too.
 
-    On a CPU, SyncBN becomes BN, and several processes talk through gloo (mmengine's launchers need CUDA).
+    Several processes do not send their buffers to each other in every step, on no device (:func:`wrapper_config`). On a
+    CPU, SyncBN becomes BN, and several processes talk through gloo (mmengine's launchers need CUDA).
 
     Args:
         cfg (Config): Changed in place.
@@ -139,6 +157,8 @@ def prepare_config(cfg: Config, launcher: str) -> None:
         UsageError: If this machine cannot run several processes under ``launcher``.
     """
     cfg.launcher = launcher
+    if launcher != 'none':
+        cfg.model_wrapper_cfg = wrapper_config(cfg)
     device = get_device()
     if device not in ('cpu', 'mps'):
         return
@@ -154,13 +174,25 @@ def prepare_config(cfg: Config, launcher: str) -> None:
         seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
         options = {} if seconds is None else {'timeout': datetime.timedelta(seconds=seconds)}
         distributed.init_process_group('gloo', **options)
-    cfg.model_wrapper_cfg = {
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False),
-        **(cfg.get('model_wrapper_cfg') or {}),
-        'device_ids': None,
-    }
+    cfg.model_wrapper_cfg['device_ids'] = None
+
+
+def wrapper_config(cfg: Config) -> dict:
+    """How several processes share a model: as the config says, and as mmengine does where it says nothing.
+
+    A config that sets any key of ``model_wrapper_cfg`` would otherwise get torch's defaults for the others: the
+    statistics of the first process for all, and every queue of a method sent in every step.
+    """
+    asked = dict(cfg.get('model_wrapper_cfg') or {})
+    kind = asked.get('type', 'MMDistributedDataParallel')
+    if kind not in ('MMDistributedDataParallel', 'DistributedDataParallel'):
+        return asked
+    given = {'type': kind, 'find_unused_parameters': cfg.get('find_unused_parameters', False)}
+    if not asked.keys() & {'broadcast_buffers', 'forward_sync_buffers'}:
+        # Its name since torch 2.13, which warns of the old one.
+        new = 'forward_sync_buffers' in inspect.signature(DistributedDataParallel.__init__).parameters
+        given['forward_sync_buffers' if new else 'broadcast_buffers'] = False
+    return {**given, **asked}
 
 
 def _replace_sync_bn(node: Any) -> None:

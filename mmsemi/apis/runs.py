@@ -48,12 +48,14 @@ class Run:
         config (str): Its config.
         work_dir (Path): Where it writes, ``console.log`` included.
         options (list[str]): What ``--cfg-options`` gets.
+        flags (list[str]): Further arguments of ``tools/train.py``, such as ``--baseline``.
     """
 
     name: str
     config: str
     work_dir: Path
     options: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _epochs: str = field(default='?', init=False, repr=False)
 
@@ -70,7 +72,7 @@ class Run:
         self._marker('started').write_text(self._fingerprint(), encoding='utf-8')
         chosen = [option.partition('=')[2] for option in self.options if option.startswith('train_cfg.max_epochs=')]
         self._epochs = chosen[-1] if chosen else Config.fromfile(find_config(self.config)).train_cfg.max_epochs
-        arguments = [self.config, '--work-dir', str(self.work_dir), *(['--resume'] if begun else [])]
+        arguments = [self.config, *self.flags, '--work-dir', str(self.work_dir), *(['--resume'] if begun else [])]
         self._process = start_tool('train.py', arguments, self.options, self.log, threads)
 
     def poll(self) -> bool:
@@ -129,7 +131,7 @@ class Run:
         return marker.is_file() and marker.read_text(encoding='utf-8') == self._fingerprint()
 
     def _fingerprint(self) -> str:
-        content = Config.fromfile(find_config(self.config)).pretty_text + '\n'.join(self.options)
+        content = Config.fromfile(find_config(self.config)).pretty_text + '\n'.join([*self.options, *self.flags])
         return hashlib.sha256(content.encode()).hexdigest()
 
 

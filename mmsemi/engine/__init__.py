@@ -10,6 +10,7 @@ from .hooks.progress_hook import ProgressHook
 from .hooks.prototype_hook import PrototypeHook
 from .hooks.sync_statistics_hook import SyncStatisticsHook
 from .hooks.unreadable_image_hook import UnreadableImageHook
+from .layer_decay import LayerDecayOptimizerConstructor, LearningRateDecayOptimizerConstructor
 from .loops import CheckedTestLoop, TeacherStudentValLoop
 from .optim_constructor import SemiOptimWrapperConstructor
 
@@ -25,6 +26,8 @@ __all__ = [
     'PreviousNetworksHook',
     'PrototypeHook',
     'ProgressHook',
+    'LayerDecayOptimizerConstructor',
+    'LearningRateDecayOptimizerConstructor',
     'SemiOptimWrapperConstructor',
     'SyncStatisticsHook',
     'TeacherStudentValLoop',

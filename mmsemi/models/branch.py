@@ -14,6 +14,7 @@ from mmseg.models.utils import resize
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.models.frozen_encoder import EncodedViews
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import MODELS
@@ -78,7 +79,8 @@ class Branch(BaseModule):
     unchanged, and exporting is taking it out.
 
     Args:
-        segmentor (dict): Config of the segmentor.
+        segmentor (dict): Config of the segmentor. ``backbone.with_cp=True`` computes the blocks of any backbone again
+            in the backward pass, which saves memory (:mod:`mmsemi.models.checkpointing`).
         heads (dict[str, dict], optional): Configs of the auxiliary heads by name. Those with a ``source`` read one
             feature and run in every pass: ``'backbone'``, ``'classifier'`` (class scores), ``'decoder'``, the feature
             in front of the decode head's classifier, or a name in the decode head's ``positions``. The others are
@@ -96,7 +98,10 @@ class Branch(BaseModule):
         super().__init__()
         # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
         segmentor = with_align_corners(_with_init_cfg(copy.deepcopy(segmentor)), crop)
+        recompute = segmentor.get('backbone', {}).pop('with_cp', False)
         self.segmentor = MODELS.build(segmentor)
+        if recompute:
+            recompute_blocks(self.segmentor.backbone)
         self.heads = nn.ModuleDict()
         self._taps: dict[str, Tensor] = {}
         self._tapped: set[str] = {'backbone', 'classifier'}

@@ -1,17 +1,75 @@
 import pytest
 import torch
+from mmengine.config import Config
 
+from mmsemi.apis.launch import prepare_config
 from mmsemi.models import Branch, BranchOutput, DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
 from mmsemi.models.modules.label_graph import GraphOutput
 from mmsemi.registry import MODELS
 from tests import tiny
+from tests.project import ROOT
 
 
-def test_deeplabv3plus_head_has_the_parameters_of_the_papers_network():
+# Of the authors' decoders with 21 classes, without the biases in front of a BN that U2PL's and AEL's (768, and 256 in
+# the auxiliary head) and AugSeg's (48) have and that do nothing.
+@pytest.mark.parametrize(
+    ('network', 'decoder', 'auxiliary'),
+    [
+        ('unimatch', 16_844_149, None),
+        ('corrmatch', 16_844_149, None),
+        ('augseg', 16_844_197 - 48, None),
+        ('u2pl', 19_999_253 - 768, 2_365_461 - 256),
+    ],
+)
+def test_heads_have_the_parameters_of_the_authors_networks(network, decoder, auxiliary):
+    cfg = Config.fromfile(ROOT / f'configs/_base_/models/deeplabv3plus_r101_{network}.py')
+    cfg.model = dict(decode_head=cfg.network.decode_head, auxiliary_head=cfg.auxiliary_head)
+    prepare_config(cfg, launcher='none')
+    for config, expected in ((cfg.model.decode_head, decoder), (cfg.model.auxiliary_head, auxiliary)):
+        assert expected in (None, sum(parameter.numel() for parameter in MODELS.build(config).parameters()))
+
+
+def test_multi_grid_gives_the_last_stages_blocks_their_dilations():
+    for network, expected in (('augseg', (2, 4, 8)), ('u2pl', (4, 8, 16))):
+        cfg = Config.fromfile(ROOT / f'configs/_base_/models/deeplabv3plus_r50_{network}.py')
+        cfg.model = cfg.network.backbone
+        prepare_config(cfg, launcher='none')
+        backbone = MODELS.build(cfg.model)
+        assert tuple(block.conv2.dilation[0] for block in backbone.layer4) == expected
+        # What the strides of the stages before leave, from the second block on.
+        assert [block.conv2.dilation[0] for block in backbone.layer3][:2] == ([1, 1] if network == 'augseg' else [1, 2])
+        backbone.init_weights()
+        assert not any(block.norm3.weight.any() for block in backbone.layer4)
+
+
+def test_dropout_lies_behind_each_layer_of_the_decoder_that_asks_for_it():
     head = DeepLabV3PlusHead(
-        in_channels=2048, in_index=3, low_level_in_channels=256, channels=256, num_classes=21, norm_cfg=dict(type='BN')
+        in_channels=8,
+        in_index=1,
+        low_level_in_channels=4,
+        channels=64,
+        num_classes=3,
+        norm_cfg=dict(type='BN'),
+        bottleneck_kernel_size=3,
+        inner_dropout=0.5,
+        dropout_ratio=0.5,
     )
-    assert sum(parameter.numel() for parameter in head.parameters()) == 16_844_149
+    names = {name for name in head.state_dict() if name.startswith('fuse')}
+    plain = DeepLabV3PlusHead(
+        in_channels=8, in_index=1, low_level_in_channels=4, channels=64, num_classes=3, norm_cfg=dict(type='BN')
+    )
+    assert names == {name for name in plain.state_dict() if name.startswith('fuse')}
+    read = {}
+    for name, module in (('fuse', head.fuse[0]), ('second', head.fuse[-1]), ('classifier', head.conv_seg)):
+        module.register_forward_pre_hook(lambda module, args, name=name: read.update({name: args[0]}))
+    head.train()((torch.randn(2, 4, 16, 16), torch.randn(2, 8, 4, 4)))
+    for name, x in read.items():
+        # Of 64 channels behind a BN none is 0 everywhere by chance; the low level's are not dropped.
+        dropped = (x.flatten(2) == 0).all(2)
+        assert 0.2 < dropped[:, :64].float().mean() < 0.8, name
+    assert not (read['fuse'][:, 64:].flatten(2) == 0).all(2).any()
+    inputs = (torch.randn(2, 4, 16, 16), torch.randn(2, 8, 4, 4))
+    assert torch.equal(head.eval()(inputs), head(inputs))
 
 
 def test_deeplabv3plus_head_scores_at_the_low_level_resolution():

@@ -1,5 +1,6 @@
 import argparse
 import contextlib
+import inspect
 import os
 import socket
 import subprocess
@@ -9,10 +10,14 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from mmsemi.apis import launch
 
 ROOT = Path(__file__).resolve().parents[2]
+# Since torch 2.13 it has another name.
+NEW = 'forward_sync_buffers' in inspect.signature(DistributedDataParallel.__init__).parameters
+BUFFERS = 'forward_sync_buffers' if NEW else 'broadcast_buffers'
 
 
 def arguments(config: Path | str, **kwargs) -> argparse.Namespace:
@@ -88,8 +93,45 @@ def test_cpu_ranks_talk_through_gloo_and_are_wrapped_without_devices(config_file
         assert distributed.get_backend() == 'gloo'
     finally:
         distributed.destroy_process_group()
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    assert cfg.model_wrapper_cfg == dict(**wrapper, find_unused_parameters=False)
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, find_unused_parameters=False)
+    assert cfg.model_wrapper_cfg == dict(**wrapper, **{BUFFERS: False})
+
+
+@pytest.mark.parametrize('device', ['cuda', 'cpu'])
+@pytest.mark.parametrize(
+    ('asked', 'expected'),
+    [
+        (None, {BUFFERS: False, 'find_unused_parameters': True}),
+        (dict(static_graph=True), {BUFFERS: False, 'find_unused_parameters': True, 'static_graph': True}),
+        (dict(broadcast_buffers=True), {'broadcast_buffers': True, 'find_unused_parameters': True}),
+        (dict(find_unused_parameters=False), {BUFFERS: False, 'find_unused_parameters': False}),
+    ],
+)
+def test_processes_send_no_buffers_in_a_step_whatever_else_a_config_sets(
+    asked, expected, device, config_file, monkeypatch
+):
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
+    monkeypatch.setattr(distributed, 'is_initialized', lambda: True)
+    cfg = Config.fromfile(config_file)
+    cfg.find_unused_parameters = True
+    if asked:
+        cfg.model_wrapper_cfg = asked
+    launch.prepare_config(cfg, 'pytorch')
+    wrapper = dict(type='MMDistributedDataParallel', **expected)
+    assert cfg.model_wrapper_cfg == (dict(wrapper, device_ids=None) if device == 'cpu' else wrapper)
+
+
+def test_another_wrapper_gets_nothing_that_it_does_not_know(config_file, monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    cfg = Config.fromfile(config_file)
+    cfg.model_wrapper_cfg = dict(type='MMFullyShardedDataParallel', cpu_offload=True)
+    launch.prepare_config(cfg, 'pytorch')
+    assert cfg.model_wrapper_cfg == dict(type='MMFullyShardedDataParallel', cpu_offload=True)
+
+
+def test_one_process_is_not_wrapped(config_file, monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    assert 'model_wrapper_cfg' not in launch.load_config(arguments(config_file))
 
 
 @pytest.mark.parametrize('launcher', ['slurm', 'mpi'])

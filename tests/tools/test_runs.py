@@ -53,6 +53,15 @@ def test_seed_sets_network_and_partition(tmp_path):
     assert run.work_dir == tmp_path / 'supervised_r18_shapes' / 'seed3'
 
 
+def test_the_baseline_of_the_first_config_stands_in_front(tmp_path):
+    mllc = 'mllc/mllc_r18_shapes.py'
+    planned = compare.plan([mllc, CONFIG], [0], [], tmp_path, baseline=True)
+    assert list(planned) == ['mllc_r18_shapes_baseline', 'mllc_r18_shapes', 'supervised_r18_shapes']
+    [one], [other], _ = planned.values()
+    assert (one.config, one.flags, one.work_dir.parent.name) == (mllc, ['--baseline'], 'mllc_r18_shapes_baseline')
+    assert not other.flags and one._fingerprint() != other._fingerprint()
+
+
 def test_progress_line_has_epoch_time_left_and_latest_scores(tmp_path):
     run = Run('mllc', CONFIG, tmp_path)
     assert 'starting' in run.describe()

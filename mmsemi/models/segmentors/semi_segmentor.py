@@ -129,6 +129,22 @@ class SemiSegmentor(BaseSegmentor):
         """Number of score maps, as mmseg's test-time augmentation asks for it."""
         return self.student.segmentor.out_channels
 
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
+        """Which layer of the student's network a parameter belongs to, and how many there are, as mmpretrain asks for
+        learning rates that fall layer by layer; whatever is behind the backbone is in the last.
+
+        Raises:
+            ValueError: If the backbone does not tell its layers.
+        """
+        backbone = self.student.segmentor.backbone
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise ValueError(
+                f'optim_wrapper.constructor: {type(backbone).__name__} does not tell its layers (get_layer_depth), by '
+                'which learning rates could fall; take a backbone of mmpretrain that does, or set rates by name: '
+                "constructor='SemiOptimWrapperConstructor' with paramwise_cfg.custom_keys."
+            )
+        return backbone.get_layer_depth(param_name, 'student.segmentor.backbone.')
+
     def init_weights(self) -> None:
         """Initialise the student, and start the teacher as its copy."""
         if self.has_teacher:
