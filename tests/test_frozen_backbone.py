@@ -83,7 +83,7 @@ PASSES = {
     'Supervised': (2, 0), 'FixMatch': (2 + 3 + 3, 0), 'MeanTeacher': (3 + 2 + 3, 0), 'MLLC': (2 + 3 + 2 + 3, 2),
     'AugSeg': (3 + 2 + 3 + 3, 3), 'UniMatch': (2 + 3 + 3 + 3, 0), 'UniMatchV2': (3 + 2 + 3 + 3, 0),
     'ESL': (2 + 3 + 2 + 3, 2), 'U2PL': (2 + 3 + 2 + 3, 2), 'AEL': (2 + 3 + 2 + 3, 0), 'CorrMatch': (2 + 3 + 3, 0),
-    'DSSN': (3 + 2 + 3 + 3 + 3, 3),
+    'DSSN': (3 + 2 + 3 + 3 + 3, 3), 'PrevMatch': (2 + 3 + 3 + 3, 0),
 }  # fmt: skip
 
 

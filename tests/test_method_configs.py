@@ -32,6 +32,7 @@ VOC = {
     'fixmatch_r101': Schedule(512, 80, 1e-3, 10, 1e-4, 16),
     'mean_teacher_r101': Schedule(512, 80, 1e-3, 10, 1e-4, 16),
     'unimatch_r101': Schedule(321, 80, 1e-3, 10, 1e-4, 16),
+    'prevmatch_r101': Schedule(321, 80, 1e-3, 10, 1e-4, 16),
     'corrmatch_r101': Schedule(321, 80, 1e-3, 10, 1e-4, 8),
     'dssn_r101': Schedule(513, 100, 2e-3, 10, 1e-4, 16),
     'esl_r101': Schedule(513, 80, 1e-3, 10, 1e-4, 8),
@@ -72,6 +73,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     'unimatch': {
         'momentum': None, 'threshold': 0.95, 'strong_weight': 0.25, 'feature_weight': 0.5, 'feature_dropout': 0.5,
         'data_preprocessor.num_strong': 2, **HALVES,
+    },
+    'prevmatch': {
+        'momentum': None, 'threshold': 0.95, 'strong_weight': 0.25, 'feature_weight': 0.5, 'feature_dropout': 0.5,
+        'data_preprocessor.num_strong': 2, 'length': 8, 'teachers': 3, 'random_number': True,
+        'previous_threshold': 0.9, 'previous_weight': 1.0, **HALVES,
     },
     'corrmatch': {
         'momentum': None, 'threshold': 0.85, 'dynamic_threshold': True, 'threshold_momentum': 0.999, 'hard_weight': 0.5,
@@ -206,7 +212,7 @@ PLAIN = (None, False, 48, 1, 0.0, 0.1)
 NO_DROPOUT = (None, False, 48, 1, 0.0, 0.0)
 NETWORKS = {
     'supervised': PLAIN, 'fixmatch': PLAIN, 'mean_teacher': PLAIN, 'mllc': PLAIN, 'esl': PLAIN,
-    'unimatch': NO_DROPOUT, 'dssn': NO_DROPOUT, 'corrmatch': NO_DROPOUT,
+    'unimatch': NO_DROPOUT, 'prevmatch': NO_DROPOUT, 'dssn': NO_DROPOUT, 'corrmatch': NO_DROPOUT,
     'augseg': ((2, 4, 8), True, 48, 1, 0.0, 0.0),
     'u2pl': ((4, 8, 16), True, 256, 3, 0.1, 0.1),
     'ael': ((4, 8, 16), True, 256, 3, 0.1, 0.1),
@@ -249,6 +255,7 @@ def test_a_config_has_the_methods_settings(name):
 def test_the_tables_speak_of_all_configs_and_of_no_others():
     tabled = {f'{network}_{benchmark}' for benchmark, rows in SCHEDULES.items() for network in rows}
     tabled -= {f'{network}_voc_classic' for network in ('fixmatch_r101', 'mean_teacher_r101', 'mllc_dlv2-r101')}
+    tabled -= {'prevmatch_r101_voc'}
     assert PATHS.keys() == tabled and {path.parent.name for path in PATHS.values()} == SETTINGS.keys()
 
 

@@ -35,6 +35,8 @@ STATES = {
     # No random features: ranks draw their own.
     'UniMatch': (dict(threshold=0.3, feature_dropout=0.0), [], 'student'),
     # The same.
+    'PrevMatch': (dict(threshold=0.3, feature_dropout=0.0, length=1), [], 'student'),
+    # The same.
     'UniMatchV2': (dict(threshold=0.3, dropout=None), ['EMATeacherHook'], 'teacher'),
     'MLLC': (dict(threshold=0.3), ['EMATeacherHook', 'PrototypeHook'], 'prototypes.0.value'),
     # The same.

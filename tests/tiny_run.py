@@ -22,6 +22,7 @@ METHOD_FILES = {
     'AugSeg': 'augseg',
     'UniMatch': 'unimatch',
     'UniMatchV2': 'unimatch_v2',
+    'PrevMatch': 'prevmatch',
     'DSSN': 'dssn',
     'ESL': 'esl',
     'U2PL': 'u2pl',

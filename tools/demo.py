@@ -40,6 +40,7 @@ METHODS = {
     'u2pl': 'U2PL',
     'corrmatch': 'CorrMatch',
     'unimatch_v2': 'UniMatch V2',
+    'prevmatch': 'PrevMatch',
     'ael': 'AEL',
 }
 BASELINE = 'supervised'

@@ -7,6 +7,7 @@ from .hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .hooks.dynamic_threshold_hook import DynamicThresholdHook
 from .hooks.ema_teacher_hook import EMATeacherHook
 from .hooks.finite_loss_hook import FiniteLossHook
+from .hooks.previous_networks_hook import PreviousNetworksHook
 from .hooks.progress_hook import ProgressHook
 from .hooks.prototype_hook import PrototypeHook
 from .hooks.pseudo_label_hook import PseudoLabelHook
@@ -41,6 +42,7 @@ __all__ = [
     'EMATeacherHook',
     'FiniteLossHook',
     'ForegroundDice',
+    'PreviousNetworksHook',
     'PrototypeHook',
     'PseudoLabelHook',
     'RehearsalHook',

@@ -5,6 +5,7 @@ from .dssn import DSSN
 from .esl import ESL
 from .fixmatch import FixMatch, MeanTeacher
 from .mllc import MLLC
+from .prevmatch import PrevMatch
 from .semi_segmentor import SemiSegmentor, Supervised
 from .u2pl import U2PL
 from .unimatch import UniMatch
@@ -19,6 +20,7 @@ __all__ = [
     'FixMatch',
     'MLLC',
     'MeanTeacher',
+    'PrevMatch',
     'SemiSegmentor',
     'Supervised',
     'U2PL',
