@@ -75,7 +75,7 @@ def test_two_ranks_without_gpu_train_an_epoch_that_is_evaluated_and_resumed(extr
     printed = tool(tmp_path, *train, *options)
     assert 'Epoch(train) [1][1/1]' in printed
     (score,) = scores(work_dir)
-    assert torch.load(work_dir / 'epoch_1.pth', weights_only=False)['meta']['iter'] == 1
+    assert torch.load(work_dir / 'epoch_1.pth', weights_only=True)['meta']['iter'] == 1
 
     test = [sys.executable, str(ROOT / 'tools/test.py'), CONFIG, 'W/epoch_1.pth', '--work-dir', 'T']
     tool(tmp_path, *test, *options)
@@ -85,6 +85,6 @@ def test_two_ranks_without_gpu_train_an_epoch_that_is_evaluated_and_resumed(extr
 
     printed = tool(tmp_path, *train, '--resume', *options, 'train_cfg.max_epochs=2')
     assert 'Epoch(train) [2][1/1]' in printed and 'Epoch(train) [1][1/1]' not in printed
-    assert torch.load(work_dir / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 2
+    assert torch.load(work_dir / 'epoch_2.pth', weights_only=True)['meta']['iter'] == 2
     assert len(scores(work_dir)) == 2
     shutil.rmtree(tmp_path)  # checkpoints of the full network are gigabytes

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def check_option(cfg: Config, option: str) -> None:
         raise UsageError(f'--cfg-options {option}: the config has no key {key}; did you mean {close}?')
 
 
+class ConfigError(ValueError):
+    """A config cannot be read; the message names the file."""
+
+
+def read_config(path: str) -> Config:
+    """Read a config file.
+
+    Raises:
+        SyntaxError: If it, or a file that it inherits from, is no Python; it names the file and the line.
+        ConfigError: If running it failed.
+    """
+    for file, text in _sources(path):
+        compile(text, str(file), 'exec')
+    try:
+        return Config.fromfile(path)
+    except (NameError, AttributeError, TypeError, ImportError, KeyError, FileNotFoundError) as error:
+        raise ConfigError(f'The config {path} cannot be read ({type(error).__name__}: {error}); correct it.') from error
+
+
 def check_files(cfg: Config, path: str) -> None:
     """Find top-level keys of a config and of those it inherits from that nothing reads.
 
@@ -75,20 +95,11 @@ def _names(path: str) -> tuple[dict[str, str], set[str]]:
     """Names that a config's files assign at their top, each with its file, and names that they use."""
     assigned: dict[str, str] = {}
     used: set[str] = set()
-    todo, seen = [Path(path)], set()
-    while todo:
-        file = todo.pop()
-        if file in seen or not file.is_file() or file.suffix != '.py':
-            continue
-        seen.add(file)
-        text = file.read_text(encoding='utf-8')
+    for file, text in _sources(path):
         # A base's variable in mmengine's older notation, which is no Python.
         for part in text.split('{{')[1:]:
             used.update(part.partition('}}')[0].strip().removeprefix('_base_.').split('.')[:1])
-        try:
-            tree = ast.parse(text)
-        except SyntaxError:
-            continue
+        tree = ast.parse(text)
         for statement in tree.body:
             for target in getattr(statement, 'targets', []):
                 if isinstance(target, ast.Name):
@@ -98,8 +109,21 @@ def _names(path: str) -> tuple[dict[str, str], set[str]]:
                 used.add(node.id)
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == '_base_':
                 used.add(node.attr)
-        todo += [file.parent / base for base in _bases(tree) if '::' not in base]
     return assigned, used
+
+
+def _sources(path: str) -> Iterator[tuple[Path, str]]:
+    """The Python files of a config, itself first, with their text; what cannot be parsed inherits nothing."""
+    todo, seen = [Path(path)], set()
+    while todo:
+        file = todo.pop()
+        if file in seen or not file.is_file() or file.suffix != '.py':
+            continue
+        seen.add(file)
+        text = file.read_text(encoding='utf-8')
+        yield file, text
+        with contextlib.suppress(SyntaxError):
+            todo += [file.parent / base for base in _bases(ast.parse(text)) if '::' not in base]
 
 
 def _bases(tree: ast.Module) -> list[str]:
@@ -126,3 +150,26 @@ def check_numbers(cfg: Config) -> None:
         value = train_cfg.get(key) if isinstance(train_cfg, dict) else None
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise UsageError(f'train_cfg.{key} must be a whole number of {least} or more, not {value!r}.')
+
+
+def check_optimizers(cfg: Config) -> None:
+    """Refuse optimizers that nobody registered, of which mmengine says that None is not callable.
+
+    Components must have been registered.
+
+    Raises:
+        UsageError: If there is one; the message names the closest.
+    """
+    from mmsemi.registry import OPTIMIZERS
+
+    wrapper: Any = cfg.get('optim_wrapper') or {}
+    for where, node in [('optim_wrapper', wrapper), *((f'optim_wrapper.{key}', wrapper[key]) for key in wrapper)]:
+        name = node.get('optimizer', {}).get('type') if isinstance(node, dict) else None
+        if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+            registry, known = OPTIMIZERS, []
+            while registry is not None:
+                known += registry.module_dict
+                registry = registry.parent
+            close = _close(name, known)
+            hint = f'; did you mean {close}?' if close else '.'
+            raise UsageError(f'{where}.optimizer.type={name} is no optimizer that is registered{hint}')

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -105,18 +106,6 @@ def _syntax_sentence(error: BaseException) -> str:
     return f'{error.filename}, line {error.lineno}: {error.msg}{f" in `{text}`" if text else ""}; correct the file.'
 
 
-def _is_of_config(error: BaseException) -> bool:
-    """Was it raised by the lines of a config?"""
-    places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    return isinstance(error, (NameError, AttributeError, TypeError, ImportError)) and any(
-        place.endswith(('config/config.py', 'config/lazy.py')) for place in places
-    )
-
-
-def _config_sentence(error: BaseException) -> str:
-    return f'The config cannot be read ({type(error).__name__}: {_message(error)}); correct it.'
-
-
 def _is_mmsemi_own(error: BaseException) -> bool:
     """Whatever mmsemi raises by itself is meant for the user; a worker's traceback is in the message."""
     places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)][-1:]
@@ -151,7 +140,6 @@ RULES = (
         _says('No space left on device', kinds=(RuntimeError,)), _constant(_OS_ERRORS[errno.ENOSPC].format(file='it'))
     ),
     Rule(_is(SyntaxError), _syntax_sentence),
-    Rule(_is_of_config, _config_sentence),
     Rule(_is(OSError), _os_sentence),
     Rule(_is(MemoryError), _constant('There is not enough memory; lower train_dataloader.num_workers or batch_size.')),
     Rule(_is(ValueError, FloatingPointError, KeyError, ZeroDivisionError), _message),
@@ -226,6 +214,8 @@ def keep_traceback(error: BaseException) -> str:
             with path.open('a', encoding='utf-8') as file:
                 file.write(details)
             return f'The traceback is in {path}\n'
+        with tempfile.NamedTemporaryFile('w', prefix='mmsemi-', suffix='.log', delete=False, encoding='utf-8') as file:
+            file.write(details)
+        return f'The traceback is in {file.name}\n'
     except OSError:
-        pass  # a full disk has no room for it either
-    return details
+        return ''  # a full disk has no room for it either

@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsemi.apis.config_keys import check_files, check_numbers, check_option
+from mmsemi.apis.config_keys import check_files, check_numbers, check_optimizers, check_option, read_config
 from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
@@ -107,7 +107,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     check_files(cfg, path)
     for option in args.cfg_options or ():
         check_option(cfg, option)
@@ -230,6 +230,7 @@ def build_runner(cfg: Config) -> Runner:
     """
     with quiet():
         register_all_modules(init_default_scope=False)
+    check_optimizers(cfg)
     return Runner.from_cfg(cfg)
 
 

@@ -208,10 +208,9 @@ def read(path: str | Path, map_location: Any = 'cpu', mmap: bool = False) -> dic
         raise
     except Exception as error:
         # torch, zipfile and pickle raise errors of many kinds for damaged files.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f'The checkpoint {path} is damaged or none ({reason}); take another, or remove it.'
-        ) from error
+        reason = (str(error).splitlines() or [''])[0]
+        why = f' ({reason})' if ' ' in reason else ''
+        raise CheckpointError(f'The checkpoint {path} is damaged or none{why}; take another, or remove it.') from error
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}, which is no checkpoint.')
     if isinstance(content.get('meta'), dict) and not _trusted:

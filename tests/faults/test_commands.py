@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 
 from mmsemi.apis import errors, launch
-from mmsemi.apis.config_keys import check_files, check_numbers
+from mmsemi.apis.config_keys import ConfigError, check_files, check_numbers, check_optimizers, read_config
 from mmsemi.apis.errors import UsageError, find_rule
 from mmsemi.engine import Stopped
 from mmsemi.engine.run_lock import NAME, FolderInUseError, RunLock
@@ -92,6 +92,39 @@ def test_lengths_that_are_no_whole_numbers_are_refused_before_anything_starts(ke
     with pytest.raises(UsageError, match=rf'train_cfg\.{key} must be a whole number of 1 or more'):
         check_numbers(Config(dict(train_cfg={key: value})))
     check_numbers(Config(dict(train_cfg={key: 3})))
+
+
+@pytest.mark.parametrize('name', ['SDG', 'AdanW'])
+def test_an_optimizer_that_nobody_knows_is_named(name):
+    with pytest.raises(UsageError, match=rf'optim_wrapper\.optimizer\.type={name} is no optimizer'):
+        check_optimizers(Config(dict(optim_wrapper=dict(optimizer=dict(type=name)))))
+    check_optimizers(Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW')))))
+
+
+def test_a_traceback_goes_to_a_file_where_there_is_no_log(capsys, monkeypatch):
+    monkeypatch.delenv(errors.ERROR_FILE, raising=False)
+
+    def main() -> None:
+        raise os_error(errno.EROFS)
+
+    with pytest.raises(SystemExit):
+        launch.run(main)
+    *_, place, sentence = capsys.readouterr().err.splitlines()
+    path = Path(place.removeprefix('The traceback is in '))
+    assert sentence.startswith('error: ') and 'Traceback' in path.read_text()
+    path.unlink()
+
+
+def test_a_config_that_is_no_python_or_does_not_run_is_named_with_its_line(tmp_path):
+    base, mine = tmp_path / 'base.py', tmp_path / 'mine.py'
+    base.write_text('a = 1\nmodel = dict(\n')
+    mine.write_text("_base_ = './base.py'\n")
+    with pytest.raises(SyntaxError) as error:
+        read_config(str(mine))
+    assert find_rule(error.value).sentence(error.value).startswith(f'{base}, line 2: ')
+    base.write_text('a = unknown\n')
+    with pytest.raises(ConfigError, match=rf'{mine} cannot be read .*unknown'):
+        read_config(str(mine))
 
 
 def test_a_misspelt_key_of_a_file_is_found_in_every_file_that_it_inherits_from(tmp_path, capsys):

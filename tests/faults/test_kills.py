@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -18,7 +17,7 @@ from tests.faults import jobs
 from tests.faults.jobs import Fault, Job
 
 EPOCHS = 2
-KILLS = int(os.environ.get('MMSEMI_KILLS', 100))
+KILLS, PARTS = 100, 4
 # A checkpoint at every chance, in the middle of epochs too.
 OPTIONS = {'default_hooks.checkpoint.every_minutes': 1e-4, 'train_dataloader.dataset.labeled': 4}
 STEPS = {1: 4, 2: 2}
@@ -82,20 +81,21 @@ def test_a_run_that_is_killed_while_it_writes_goes_on_from_what_is_whole(drawn, 
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_lose_no_run(drawn, tmp_path):
+@pytest.mark.parametrize('part', range(PARTS))
+def test_a_hundred_kills_lose_no_run(part, drawn, tmp_path):
     """Every method, one and two ranks, three signals, a third of them while a checkpoint is written."""
     tiny_run.draw(drawn)
-    rng = random.Random(0)
+    rng = random.Random(part)
     cases = [(method, world) for method in tiny_run.METHOD_FILES for world in (1, 2)]
     runs: dict = {}
     table = []
-    for number in range(KILLS):
-        method, world = cases[number % len(cases)]
+    for number in range(part, KILLS, PARTS):
+        method, world = cases[(number // PARTS + part * 6) % len(cases)]
         if (method, world) not in runs:
-            runs[method, world] = straight_run(tmp_path, drawn, method, number % 4 < 2, world)
+            runs[method, world] = straight_run(tmp_path, drawn, method, number // PARTS % 2 == 0, world)
         job, _, seconds = runs[method, world]
-        sent = list(STATUS)[number // len(cases) % 3] if number < 66 else rng.choice(list(STATUS))
-        if number % 3 == 0:
+        sent = list(STATUS)[number % 3]
+        if rng.randrange(3) == 0:
             fault = Fault(sent, call=rng.randrange(14 * STEPS[world] * EPOCHS))
         else:
             fault = Fault(sent, delay=rng.uniform(0, seconds))

@@ -82,7 +82,7 @@ def test_exported_teacher_predicts_the_same_in_plain_mmseg(checkpoint, tmp_path)
     Image.fromarray(image).save(tmp_path / 'image.png')
 
     model = MODELS.build(export.read_checkpoint(str(checkpoint))[1].model)
-    model.load_state_dict(torch.load(checkpoint, weights_only=False)['state_dict'])
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
     model.eval().predict_on = 'teacher'
     pixels = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_exported_config_holds_neither_losses_nor_sources_of_ours_by_name(checkp
 @pytest.mark.parametrize('branch', ['student', 'teacher'])
 def test_exported_network_has_no_trace_of_auxiliary_heads_and_plugins(branch, tmp_path):
     path = save('mpmc/mpmc_mllc_r18_shapes.py', tmp_path / 'epoch_1.pth')
-    trained = torch.load(path, weights_only=False)['state_dict']
+    trained = torch.load(path, weights_only=True)['state_dict']
     for head in ('patch_classifier', 'embedding', 'graph'):
         assert any(key.startswith(f'{branch}.heads.{head}.') for key in trained)
     export.export(str(path), tmp_path / 'out', branch)
@@ -118,7 +118,7 @@ def test_exported_network_has_no_trace_of_auxiliary_heads_and_plugins(branch, tm
     cfg = Config.fromfile(tmp_path / 'out.py')
     with DefaultScope.overwrite_default_scope('mmseg'):
         plain = MODELS.parent.build(cfg.model).state_dict()
-    weights = torch.load(tmp_path / 'out.pth', weights_only=False)['state_dict']
+    weights = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']
     assert weights.keys() == plain.keys()
     assert {key.split('.')[0] for key in weights} == {'backbone', 'decode_head'}
     assert all(torch.equal(value, trained[f'{branch}.segmentor.{key}']) for key, value in weights.items())

@@ -23,12 +23,13 @@ from mmengine.dist import (
 )
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from mmsemi.engine import checkpoints, resume
 from mmsemi.engine.agreement import Agreement
 from mmsemi.engine.checkpoints import CheckpointError
 from mmsemi.engine.run_lock import RunLock
-from mmsemi.engine.stopping import Stopped, StopSignals
+from mmsemi.engine.stopping import Stopped, StopSignals, shield_workers
 from mmsemi.engine.utils import segmentor_of
 from mmsemi.models.state import StepState
 from mmsemi.registry import HOOKS
@@ -251,6 +252,9 @@ class CheckpointHook(MMEngineCheckpointHook):
         device = next(segmentor_of(runner).parameters()).device
         self._agreement = Agreement(device)
         self.signals.listen()
+        for loader in (runner.train_dataloader, runner.val_loop.dataloader if runner.val_loop else None):
+            if isinstance(loader, DataLoader):
+                shield_workers(loader)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -347,8 +351,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             discarded += [self.filename_tmpl.format(number) for number in kept[: -self.max_keep_ckpts]]
             kept = kept[-self.max_keep_ckpts :]
         name = self.filename_tmpl.format(step)
-        if not (meta['iter'] == self._saved_at and self._ranks):
-            self._gather(runner, not self.by_epoch)
+        self._gather(runner, not self.by_epoch)
         self._save(runner, name, meta, interim=[], kept=kept, discarded=[old for old in discarded if old != name])
         self.keep_ckpt_ids = deque(kept)
         self._interim = []
