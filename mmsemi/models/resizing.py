@@ -13,8 +13,8 @@ def resize_labels(maps: Tensor, size: tuple[int, int], align_corners: bool = Fal
     Args:
         maps (Tensor): Of any type, (B, H, W).
         size (tuple[int, int]): Height and width.
-        align_corners (bool): Which pixel is the nearest: as of the resizing of scores that go with the labels, so that a
-            value comes from where the score of its place lies. Defaults to False.
+        align_corners (bool): Which pixel is the nearest: as of the resizing of scores that go with the labels, so that
+            a value comes from where the score of its place lies. Defaults to False.
 
     Returns:
         Tensor: (B, *size), of the same type.

@@ -68,9 +68,9 @@ class SemiSegmentor(BaseSegmentor):
         self.sup_weight = sup_weight
         self.unsup_weight = unsup_weight
         self.unsup_warmup = unsup_warmup
-        self.student = Branch(student, heads)
+        self.student = Branch(student, heads, self.data_preprocessor.size)
         if self.has_teacher:
-            self.teacher = Branch(student, heads)
+            self.teacher = Branch(student, heads, self.data_preprocessor.size)
         self.plugins = nn.ModuleList(MODELS.build(plugin) for plugin in plugins or ())
         for plugin in self.plugins:
             plugin_heads = plugin.head_configs(self.student, self.data_preprocessor.size)
