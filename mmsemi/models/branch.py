@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,10 @@ from mmsemi.registry import MODELS
 
 Perturbation = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 """Changes the levels of a backbone together."""
+
+
+_ANY_SIZE = (224, 224)
+"""Height and width of an image that networks take, where the training crop is not known."""
 
 
 @dataclass
@@ -112,18 +117,21 @@ class Branch(BaseModule):
         heads (dict[str, dict], optional): Configs of the auxiliary heads by name. Those with a ``source`` read one
             feature and run in every pass: ``'backbone'``, ``'classifier'`` (class scores), ``'decoder'``, the feature
             in front of the decode head's classifier, or a name in the decode head's ``positions``. The others are
-            called by their method.
+            called by their method. What the segmentor fixes may be left out of a head's config: see
+            :meth:`add_heads`.
         crop (tuple[int, int], optional): Height and width of the training crops; it decides how heads of the segmentor
-            resize whose config does not say so (``align_corners``).
+            resize whose config does not say so (``align_corners``), and is a size that the segmentor takes, from which
+            the widths of its features are known.
 
     Raises:
-        ValueError: If a head reads a feature that the decode head does not have.
+        ValueError: If a head does not fit the segmentor.
     """
 
     def __init__(
         self, segmentor: dict, heads: dict[str, dict] | None = None, crop: tuple[int, int] | None = None
     ) -> None:
         super().__init__()
+        self.size = tuple(crop or _ANY_SIZE)
         # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
         segmentor = with_align_corners(_with_init_cfg(copy.deepcopy(segmentor)), crop)
         recompute = segmentor.get('backbone', {}).pop('with_cp', False)
@@ -140,18 +148,44 @@ class Branch(BaseModule):
     def add_heads(self, heads: dict[str, dict]) -> None:
         """Add auxiliary heads by name.
 
+        Where a head's config leaves them out, ``num_classes`` is the decode head's, ``in_channels`` the width of the
+        feature that the head reads, and ``feature_channels`` that of the head 'embedding', if the head takes them.
+
         Raises:
-            ValueError: If a name is taken, or a head reads a feature that the decode head does not have.
+            ValueError: If a name is taken, a head reads a feature that the decode head does not have, or its number of
+                classes is another.
         """
         for name, config in heads.items():
             if name in self.heads:
                 raise ValueError(f"There is a head '{name}' already; name the other one differently.")
-            head = MODELS.build(config)
-            self.heads[name] = head
-            source = getattr(head, 'source', 'backbone')
+            kind = config['type'] if inspect.isclass(config['type']) else MODELS.get(config['type'])
+            settings = {} if kind is None else inspect.signature(kind).parameters
+            default = settings['source'].default if 'source' in settings else 'backbone'
+            source = config.get('source', default)
             if source not in self._tapped:
                 self._tap(source, name)
                 self._tapped.add(source)
+            self.heads[name] = MODELS.build({**self._facts(name, config, settings, source), **config})
+
+    def _facts(self, name: str, config: dict, settings: Mapping, source: str) -> dict[str, int]:
+        """What a head's config leaves to the segmentor, of the ``settings`` that the head has."""
+        classes = self.num_classes
+        if 'num_classes' in settings and config.get('num_classes', classes) != classes:
+            raise ValueError(
+                f'model.heads.{name}.num_classes={config["num_classes"]}, but the decode head scores {classes} '
+                f'classes; leave model.heads.{name}.num_classes out.'
+            )
+        facts = {}
+        for setting in settings.keys() - config.keys():
+            if setting == 'num_classes':
+                facts[setting] = classes
+            elif setting == 'in_channels':
+                in_index = config.get('in_index', settings['in_index'].default if 'in_index' in settings else -1)
+                planned = self.dry_run(torch.empty(1, 3, *self.size, device='meta'))
+                facts[setting] = planned.feature(source, in_index).shape[1]
+            elif setting == 'feature_channels' and 'embedding' in self.heads:
+                facts[setting] = self.heads['embedding'].out_channels
+        return facts
 
     def _tap(self, source: str, reader: str) -> None:
         """Keep a feature inside the decode head for the heads that read it."""

@@ -5,6 +5,7 @@ from mmengine.config import Config
 from mmsemi.apis.launch import prepare_config
 from mmsemi.models import Branch, BranchOutput, DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
 from mmsemi.models.modules.label_graph import GraphOutput
+from mmsemi.models.modules.receptive_field import receptive_fields
 from mmsemi.registry import MODELS
 from tests import tiny
 from tests.project import ROOT
@@ -220,7 +221,7 @@ def test_split_takes_every_part_apart():
     )
     first, second = out.split([1, 2])
     assert second.heads['embedding'].flatten().tolist() == [1, 2]
-    assert second.heads['graph'].features[1].flatten().tolist() == [1, 2] and len(first.heads['graph'].probs) == 1
+    assert second.heads['graph'].features[1].flatten().tolist() == [1, 2] and len(first.heads['graph'].log_probs) == 1
     assert first.features[0].shape[0] == 1 and second.coarse_logits.flatten().tolist() == [1, 2]
     assert second.logits.shape == (2, 1, 2, 2)
 
@@ -235,10 +236,74 @@ def test_a_decoder_without_a_last_feature_is_named():
     Branch(cfg, dict(embedding=dict(type='ProjectionHead', in_channels=64, source='backbone')))
 
 
-def test_projection_head_reads_the_backbone_and_pools():
+def test_projection_head_reads_the_backbone_and_resizes():
     head = ProjectionHead(8, out_channels=5, source='backbone', in_index=0, downsample=2, norm_cfg=dict(type='BN'))
     out = BranchOutput((torch.randn(2, 8, 7, 7),), torch.zeros(2, 3, 7, 7), (28, 28))
     assert head(out).shape == (2, 5, 4, 4)
+
+
+# A map of 4k + 1 pixels at stride 4 has its pixels on multiples of 4; of 4k, between them.
+@pytest.mark.parametrize('align_corners, side', [(False, 128), (True, 129)])
+@pytest.mark.parametrize('downsample', [1, 2, 4])
+def test_a_pixel_of_an_embedding_lies_where_resizing_puts_it(align_corners, side, downsample):
+    kernel = dict(kernel_size=3, padding=1) if align_corners else dict(kernel_size=4)
+    patches = torch.nn.Conv2d(3, 4, stride=4, **kernel)
+    head = ProjectionHead(4, 4, num_convs=0, source='backbone', downsample=downsample)
+    sizes = []
+
+    def embed(image):
+        embedding = head(BranchOutput((patches(image),), image, (side, side), align_corners))
+        sizes.append(embedding.shape[2])
+        return embedding
+
+    field = receptive_fields(embed, (side, side))[0]
+    [size] = sizes
+    assert size == -(-side // (4 * downsample))
+    for i in range(size):
+        place = i * (side - 1) / (size - 1) if align_corners else (i + 0.5) * side / size - 0.5
+        assert field.middle + i * field.jump == pytest.approx(place), 'node i'
+
+
+@pytest.mark.parametrize('source', ['decoder', 'backbone', 'classifier', 'aspp'])
+def test_what_the_segmentor_fixes_may_be_left_out_of_a_heads_config(source):
+    kind = 'CorrelationHead' if source in ('classifier', 'aspp') else 'ProjectionHead'
+    reader = dict(type=kind, source=source, out_channels=5, norm_cfg=dict(type='BN'))
+    heads = dict(
+        reader=reader,
+        embedding=dict(type='ProjectionHead', out_channels=7),
+        graph=dict(type='LabelGraph'),
+        patches=dict(type='PatchClassifier', pools=(3,), channels=4),
+    )
+    branch = Branch(tiny.segmentor(), heads).eval()
+    graph = branch.heads['graph']
+    assert graph.label_mlps[0][-1].out_features == tiny.NUM_CLASSES and graph.feature_mlps[0][-1].out_features == 7
+    out = branch(torch.randn(1, 3, tiny.SIZE, tiny.SIZE))
+    assert out.heads['embedding'].shape[1] == 7 and out.heads['patches'].shape[1] == tiny.NUM_CLASSES
+    read = next(module for module in branch.heads['reader'].modules() if isinstance(module, torch.nn.Conv2d))
+    assert read.in_channels == out.feature(source).shape[1]
+    assert 'in_channels' not in reader, 'a config is not written into: the teacher is built from it, too'
+
+
+def test_a_level_of_the_backbone_has_its_own_width():
+    head = dict(type='ProjectionHead', source='backbone', in_index=1)
+    branch = Branch(tiny.segmentor(), dict(embedding=head))
+    assert branch.heads['embedding'].layers[0].conv.in_channels == 16
+
+
+def test_another_number_of_classes_than_the_decode_heads_is_refused():
+    message = r'model.heads.graph.num_classes=21, but the decode head scores 4 classes; leave .* out'
+    with pytest.raises(ValueError, match=message):
+        Branch(tiny.segmentor(), dict(graph=dict(type='LabelGraph', num_classes=21)))
+
+
+def test_widths_are_found_without_computing_and_nothing_is_changed():
+    torch.manual_seed(0)
+    plain = Branch(tiny.segmentor())
+    torch.manual_seed(0)
+    branch = Branch(tiny.segmentor(), dict(embedding=dict(type='ProjectionHead', out_channels=5)), crop=(4000, 4000))
+    assert branch.training and branch.segmentor.backbone.training and not branch._taps
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, branch.state_dict()[name]) and value.device.type == 'cpu'
 
 
 @pytest.mark.parametrize('arguments', [dict(source='neck'), dict(num_convs=-1), dict(downsample=0)])

@@ -1,10 +1,16 @@
 """MLLC's graphs: the fast forms equal the literal equations, in values and in gradients."""
 
+import sys
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmsemi.models.modules import nearest
 from mmsemi.models.modules.graph_ops import (
     Edges,
     dense_affinity,
@@ -555,6 +561,46 @@ def test_scopes_keep_images_of_two_streams_apart_or_join_them(scope, apart):
     assert torch.allclose(before, after) is apart
 
 
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+@pytest.mark.parametrize('right', ['alone', 'among others that are wrong'])
+def test_a_confidently_wrong_classifier_learns_from_every_layer(right, dtype, tolerance):
+    """Scores of 50 for a wrong class and -50 for the right one: its probability, 4e-44, is no float32."""
+    graph = LabelGraph(C, D, num_neighbors=2).to(dtype)
+    _, features, _, _ = maps(dtype)
+    wrong, true = 0, 2
+    scores = torch.full((B, C, 3, 4), -50.0, dtype=dtype)
+    scores[:, wrong] = 50
+    if right == 'alone':
+        # One image is of the wrong class everywhere, and what is asked of it is one node.
+        scores[0] = 0
+    scores.requires_grad_()
+    output = graph(scores.log_softmax(1), features, torch.full((C,), 0.9, dtype=dtype))
+    gradients = []
+    for log_probs in output.log_probs:
+        (gradient,) = torch.autograd.grad(-log_probs[1, true].sum(), scores, retain_graph=True)
+        gradients.append(gradient[1])
+    own, *layers = gradients
+    assert own[true].max() <= -1 + 1e-6
+    for gradient in layers:
+        # Some of it goes to the nodes' neighbours; in all it is that of the classifier itself.
+        assert (gradient[true] < -0.1).all() and (gradient[wrong] > 0.1).all()
+        assert abs(gradient[true].sum() / own[true].sum() - 1) < tolerance
+
+
+def test_where_nothing_underflows_float32_has_the_gradients_of_float64():
+    graph = trained_graph()
+    log_prob, features, threshold, _ = maps()
+    log_prob = (20 * log_prob).log_softmax(1)
+
+    def gradient(dtype):
+        inputs = [x.detach().to(dtype).requires_grad_() for x in (log_prob, features)]
+        output = graph.to(dtype)(*inputs, threshold.to(dtype))
+        return torch.autograd.grad(sum(x[:, 1].sum() for x in output.log_probs[1:]), inputs)
+
+    for ours, exact in zip(gradient(torch.float32), gradient(torch.float64), strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-4)
+
+
 def test_label_graph_under_autocast_equals_label_graph_without():
     graph = trained_graph().float()
     inputs = maps(torch.float32)
@@ -587,3 +633,63 @@ def test_label_graph_is_registered():
 def test_bad_arguments_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         LabelGraph(**{'num_classes': C, **settings})
+
+
+# Launches
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a device would have to start: every operation but views, by the file that asked for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        returned = function._schema.returns
+        view = any(x.alias_info is not None and not x.alias_info.is_write for x in returned)
+        if not view and function.overloadpacket.__name__ not in ('detach', '_unsafe_view'):
+            self.count[self.origin()] += 1
+        return function(*args, **(kwargs or {}))
+
+    @staticmethod
+    def origin() -> str:
+        frame = sys._getframe(2)
+        while frame is not None and '/mmsemi/' not in frame.f_code.co_filename:
+            frame = frame.f_back
+        return 'autograd' if frame is None else Path(frame.f_code.co_filename).stem
+
+
+def launches(batch: int, side: int, num_classes: int) -> Counter[str]:
+    """Of the graphs in a step: the teacher's forward, the student's forward and backward, with all blocks."""
+    graph = LabelGraph(num_classes, 256).to('meta')
+    log_prob = torch.empty(batch, num_classes, side, side, device='meta', requires_grad=True)
+    features = torch.empty(batch, 256, side, side, device='meta', requires_grad=True)
+    inputs = log_prob, features, torch.empty(num_classes, device='meta'), log_prob[:, 0] > 0
+    with Launches() as mode:
+        with torch.no_grad():
+            graph(*inputs)
+        output = graph(*inputs)
+        learned = [*output.log_probs[1:], *output.features[1:]]
+        torch.autograd.backward(learned, [torch.empty_like(x) for x in learned])
+    return mode.count
+
+
+@pytest.mark.parametrize(
+    'size, memory',
+    [((4, 64, 21), 24), ((4, 100, 19), 80), ((4, 101, 19), 80)],
+    ids=['PASCAL VOC at 512', 'Cityscapes at 800', 'Cityscapes at 801'],
+)
+def test_a_step_starts_few_operations(size, memory, monkeypatch):
+    """2 + 2 images, the crops of the paper, the blocks of a GPU of so many GiB; there were 1,150 (graph_ops alone)."""
+    monkeypatch.setattr(nearest, '_gpu_memory', lambda device: memory * 2**30)
+    count = launches(*size)
+    surplus = 8 if size[1] == 101 else 0  # filling the last group of 10,201 nodes, twice a search
+    assert count['graph_ops'] + count['nearest'] <= 250 + surplus
+    assert sum(count.values()) <= 580, 'with the MLPs and what autograd adds'
+
+
+def test_smaller_blocks_start_more_operations(monkeypatch):
+    few = launches(2, 24, 5)
+    monkeypatch.setattr(nearest, '_gpu_memory', lambda device: 2**25)
+    assert launches(2, 24, 5)['nearest'] > 1.5 * few['nearest']

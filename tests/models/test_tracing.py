@@ -38,6 +38,7 @@ from mmsemi.models.modules.graph_ops import (
     propagate_labels_dense,
 )
 from mmsemi.models.modules.label_graph import LabelGraph
+from mmsemi.models.modules.nearest import nearest_neighbors
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
 from mmsemi.models.modules.regions import binary_shapes, pack_shapes, packed_shapes, region_propagation
 from mmsemi.models.plugins.mpmc import micro_f1, patch_targets
@@ -73,7 +74,7 @@ MIX = Mix(torch.rand(B, H, W, generator=_generator) > 0.5)
 FEATURES = torch.randn(B, D, H, W, generator=_generator)
 NODES, ROWS = FEATURES.flatten(2).transpose(1, 2), PROB.flatten(2).transpose(1, 2)  # of graphs, (B, n, .)
 NODE_LABEL, NODE_VALID = LABEL.flatten(1), VALID.flatten(1)
-INDEX, AFFINITY = knn_affinity(NODES, 3)
+EDGES, AFFINITY = knn_affinity(NODES, 3)
 CORRELATION = Correlation(FEATURES, FEATURES.flip(0))
 MAPS = torch.rand(B, 3, H, W, generator=_generator)
 PROTOTYPES, SEEN = torch.randn(C, D, generator=_generator), torch.tensor([True, True, False, True])
@@ -115,13 +116,14 @@ CASES = [
     # modules
     partial(knn_affinity, NODES, 3, 1.0, NODE_VALID),
     partial(dense_affinity, NODES, 2.0, NODE_VALID),
-    partial(propagate_labels, INDEX, AFFINITY, ROWS),
+    partial(propagate_labels, EDGES, AFFINITY, ROWS),
+    partial(nearest_neighbors, torch.nn.functional.normalize(NODES, dim=-1), 3),
     partial(propagate_labels_dense, dense_affinity(NODES), ROWS),
-    partial(propagate_features, ROWS, NODES, NODE_VALID),
-    partial(LabelGraph(C, D, num_neighbors=3), PROB, FEATURES, torch.full((C,), 0.6), VALID),
     partial(ComplementaryDropout(), (FEATURES, FEATURES)),
     partial(complementary_masks, PROB[0, 0] > 0.3, torch.randperm(H, generator=_generator), 2),
     partial(channel_masks, PROB[0] > 0.3, torch.randperm(H, generator=_generator), 2),
+    *(partial(propagate_features, ROWS, NODES, NODE_VALID, expand) for expand in (False, True)),
+    partial(LabelGraph(C, D, num_neighbors=3), PROB.log(), FEATURES, torch.full((C,), 0.6), VALID),
     partial(pixel_propagation, LOGITS, CORRELATION),
     partial(sampled_rows, CORRELATION, torch.tensor([0, 5, 7])),
     partial(sample_positions, 4, H * W, 'random', 'cpu'),

@@ -235,11 +235,14 @@ class LabelGraph(BaseModule):
 
 
 class _LogSum(torch.autograd.Function):
-    """log(exp(a) + b) for b >= 0, exact where exp(a) is too small for its type: a wrong class still learns from a."""
+    """log(exp(a) + b) for b >= 0. Where exp(a) is too small for its type, a is what counts: a wrong class still learns.
+
+    What b adds to sums so small that its gradient, 1 over the sum, could not be written down is left out.
+    """
 
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
-        total = torch.logaddexp(a, b.log())
+        total = torch.logaddexp(a, F.threshold(b, math.exp(-_largest_exponent(b)), 0.0).log())
         ctx.save_for_backward(a, total)
         return total
 
@@ -247,9 +250,12 @@ class _LogSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         a, total = ctx.saved_tensors
-        # What b adds to a sum this small has a gradient that may not be written down.
-        largest = 0.8 * math.log(torch.finfo(total.dtype).max)
-        return grad * (a - total).exp(), grad * total.neg().clamp(max=largest).exp()
+        return grad * (a - total).exp(), grad * total.neg().clamp(max=_largest_exponent(total)).exp()
+
+
+def _largest_exponent(like: Tensor) -> float:
+    """Of e, with room for what its power is multiplied by."""
+    return 0.8 * math.log(torch.finfo(like.dtype).max)
 
 
 class _LogMean(torch.autograd.Function):

@@ -26,12 +26,12 @@ def nearest_neighbors(unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     A first pass computes all products in the precision of ``unit`` and keeps ``k`` and six more. Products of the last
     twelve of these are then computed in float64, and the best of them complete the neighbours. So they are those of
-    float64 as long as no more than six nodes lie within rounding (about 1e-7) of the last neighbour's product; nodes with
-    equal features lie exactly on it, however many they are.
+    float64 as long as no more than six nodes lie within rounding (about 1e-7) of the last neighbour's product without
+    being equal to it; of equal nodes there may be any number.
 
-    The largest of many products are found in two steps: those of groups of nodes by their largest one, and in the
-    groups that are left. Where products are equal, the smaller number counts: a product that is float32 is made
-    float64, and less by 2^-52 times the number.
+    The first pass finds the largest of many products in two steps: the groups of nodes with the largest maxima, and the
+    largest of their members. Of equal products that with the smaller number counts for more: they are made float64, and
+    less by 2^-52 times the number, which is far less than other products differ by in float32.
 
     Args:
         unit (Tensor): Nodes of length 1, or 0 for those that have no neighbours, float32 or float64, (B, n, D).
@@ -66,13 +66,18 @@ def _first_pass(unit: Tensor, number: Tensor, count: int) -> tuple[Tensor, Tenso
     """The ``count`` largest products of each node in the precision of ``unit``, (B, n, count), and whose they are."""
     batch, nodes, _ = unit.shape
     size = _group_size(nodes, count)
-    groups = nodes // size
+    groups = -(-nodes // size)
+    surplus = groups * size - nodes
+    # Columns that fill the last group; they are similar to none.
+    padded = F.pad(unit, (0, 0, 0, surplus)) if surplus else unit
     members = number[:, None, None, :size]
     rows = max(1, _rows_at_a_time(unit, unit.element_size() * nodes + 20 * count * size) // batch)
     candidates, products = [], []
     for start in range(0, nodes, rows):
-        similarity = _products(unit, start, min(start + rows, nodes))
+        similarity = _products(unit[:, start : start + rows], padded)
         similarity.diagonal(start, 1, 2).fill_(-torch.inf)
+        if surplus:
+            similarity[..., nodes:].fill_(-torch.inf)
         grouped = similarity.unflatten(2, (groups, size))
         # Reduced along the transpose: on a CPU, that is how it lies in memory.
         largest = grouped.permute(0, 2, 3, 1).amax(2).transpose(1, 2)
@@ -91,21 +96,24 @@ def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
-def _products(unit: Tensor, start: int, end: int) -> Tensor:
-    """Products of the nodes from ``start`` to ``end`` with all nodes of their graph, (B, end - start, n)."""
-    some = unit[:, start:end]
-    if unit.device.type != 'cpu' or unit.dtype != torch.float32:
+def _products(some: Tensor, unit: Tensor) -> Tensor:
+    """Products of ``some`` nodes with all of their graph, (B, r, n)."""
+    if unit.device.type != 'cpu' or unit.dtype != torch.float32 or len(unit) > 1:
         return some @ unit.transpose(1, 2)
-    # On a CPU a 1x1 convolution in channels-last is up to twice as fast as a matrix product. Its dilation means nothing,
-    # but without it torch does not ask oneDNN on one thread. The result lies transposed, as the maxima of groups like it.
+    # On a CPU a 1x1 convolution in channels-last may be twice as fast as a matrix product. Its dilation means nothing,
+    # but without it torch does not ask oneDNN on one thread. The result lies transposed, as maxima of groups like it.
     image = unit[:, :, None].permute(0, 3, 1, 2)
     return F.conv2d(image, some[0, :, :, None, None], dilation=2)[..., 0]
 
 
 def _group_size(nodes: int, count: int) -> int:
-    """The divisor of ``nodes`` that makes groups and members of ``count`` groups about equally many."""
-    best = (nodes / count) ** 0.5
-    return min((size for size in range(1, nodes + 1) if nodes % size == 0), key=lambda size: abs(size - best))
+    """How many nodes a group has, so that the groups and the members of ``count`` of them are about equally many.
+
+    A number that divides the nodes, if one is near.
+    """
+    best = max(1, round((nodes / count) ** 0.5))
+    near = [size for size in range(max(1, best // 2), 2 * best + 1) if nodes % size == 0]
+    return min(near, key=lambda size: abs(size - best), default=best)
 
 
 def _rows_at_a_time(unit: Tensor, bytes_a_row: int) -> int:

@@ -47,8 +47,11 @@ class MLLC(SemiSegmentor):
         dynamic_weight (bool): Weights of eq. 16; else 1. Defaults to True.
         prototype_momentum (float): beta of eq. 14, on the old value. Defaults to 0.99.
         graph_supervision (float): Weight of the graphs' cross-entropy to the ground truth of labeled images, which the
-            paper does not have: taught by pseudo-labels alone, f_C comes to agree with itself on the commonest class.
-            Defaults to 1.
+            paper does not have: from a random start, taught by pseudo-labels alone, f_C comes to agree with itself on
+            the commonest class. Defaults to 0.
+        label_resolution (str): ``'crop'``: pseudo-labels are the classifier's scores at the crop's resolution,
+            corrected by the graph's layers; ``'graph'``: the graph's layers alone, resized, as the paper writes it.
+            Defaults to 'crop'.
         **kwargs: Those of :class:`SemiSegmentor`.
 
     Raises:
@@ -69,7 +72,7 @@ class MLLC(SemiSegmentor):
         temperature: float = 0.1,
         dynamic_weight: bool = True,
         prototype_momentum: float = 0.99,
-        graph_supervision: float = 1.0,
+        graph_supervision: float = 0.0,
         label_resolution: str = 'crop',
         **kwargs,
     ) -> None:
@@ -185,10 +188,10 @@ class MLLC(SemiSegmentor):
 
     @torch.no_grad()
     def corrected_labels(self, guide: BranchOutput) -> Tensor:
-        """The pseudo-labels below eq. 15, (B, H, W): the argmax of the sum over layers; without layers the classifier's.
+        """The pseudo-labels (B, H, W) below eq. 15: the argmax of the sum over layers, or the classifier's without any.
 
-        The graph is coarser than the classifier. So its layers' mean, against its input, corrects the classifier's scores at
-        the crop's resolution; with ``label_resolution='graph'`` the layers' sum itself is resized.
+        The graph is coarser than the classifier: what the sum changes of the graph's input corrects the classifier's
+        scores at the crop's resolution. With ``label_resolution='graph'`` the sum itself is resized.
         """
         first, *layers = guide.heads['graph'].log_probs
         if not layers:
@@ -197,7 +200,7 @@ class MLLC(SemiSegmentor):
         resized = dict(size=guide.size, mode='bilinear', align_corners=guide.align_corners)
         if self.label_resolution == 'graph':
             return resize(total.exp(), **resized).argmax(1)
-        # A pixel's scores are its log-probabilities but for a constant.
+        # Scores are log-probabilities but for a constant of the pixel, and the sum over layers their mean.
         return (full_precision(guide.logits) + resize(total - first, **resized)).argmax(1)
 
     @staticmethod
