@@ -10,9 +10,9 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(512, 512),
-        padding='black',
         strong=dict(type='StrongView'),
         num_strong=1,
         cutmix=dict(type='CutMix'),
+        padding='black',
     ),
 )
