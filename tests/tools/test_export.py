@@ -38,9 +38,10 @@ Config.fromfile(out + '.py').dump(out + '_dumped.py')
 """
 
 
-def save(config: str, path: Path) -> Path:
+def save(config: str, path: Path, **options) -> Path:
     """A checkpoint of an untrained model whose teacher is not its student, as a run would save it."""
     cfg = Config.fromfile(find_config(config))
+    cfg.merge_from_dict(options)
     model = MODELS.build(cfg.model)
     for parameter in model.teacher.parameters():
         if parameter.ndim > 1:
@@ -53,6 +54,15 @@ def save(config: str, path: Path) -> Path:
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     return save('mean_teacher/mean_teacher_r18_shapes.py', tmp_path / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize(('side', 'expected'), [(65, True), (64, False)])
+def test_an_exported_network_resizes_as_it_was_trained(side, expected, tmp_path):
+    options = {'model.data_preprocessor.size': (side, side), 'model.student.backbone.with_cp': True}
+    checkpoint = save('mean_teacher/mean_teacher_r18_shapes.py', tmp_path / 'epoch_1.pth', **options)
+    export.export(str(checkpoint), tmp_path / 'out', 'teacher')
+    model = Config.fromfile(tmp_path / 'out.py').model
+    assert model.decode_head.align_corners is expected and 'with_cp' not in model.backbone
 
 
 def test_exported_teacher_predicts_the_same_in_plain_mmseg(checkpoint, tmp_path):
