@@ -74,6 +74,8 @@ def test_two_ranks_without_gpu_train_an_epoch_that_is_evaluated_and_resumed(extr
 
     printed = tool(tmp_path, *train, *options)
     assert 'Epoch(train) [1][1/1]' in printed
+    assert 'takes 8 images in all (2 labeled + 2 unlabeled on 2 processes)' in printed
+    assert 'is meant for 16. Start with --batch 8 8' in printed
     (score,) = scores(work_dir)
     assert torch.load(work_dir / 'epoch_1.pth', weights_only=True)['meta']['iter'] == 1
 

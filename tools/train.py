@@ -1,6 +1,8 @@
 """Train a segmentor.
 
 python tools/train.py configs/mllc/mllc_r101_voc.py
+python tools/train.py configs/mllc/mllc_r101_voc.py --batch 8 8
+python tools/train.py configs/mllc/mllc_r101_voc.py --baseline
 bash tools/dist_train.sh configs/mllc/mllc_r101_voc.py 4
 """
 

@@ -68,19 +68,22 @@ class Batch:
         labeled, unlabeled (int): Of one process and one pass.
         processes (int): How many processes train.
         passes (int): Passes whose gradients a step accumulates.
+        pace (int): Without unlabeled images, how many of them epochs are counted by; 0: as many as labeled ones.
     """
 
     labeled: int
     unlabeled: int
     processes: int
     passes: int
+    pace: int = 0
 
     @classmethod
     def of(cls, cfg: Config, processes: int) -> Batch:
         """The batch of a config."""
         sampler = cfg.train_dataloader.sampler
         passes = cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
-        return cls(sampler.get('labeled', 0), sampler.get('unlabeled', 0), processes, passes)
+        labeled, unlabeled, pace = (sampler.get(key) or 0 for key in ('labeled', 'unlabeled', 'pace'))
+        return cls(labeled, unlabeled, processes, passes, pace)
 
     @property
     def total(self) -> int:
@@ -181,4 +184,6 @@ def _batch_for(total: float, batch: Batch) -> list[str]:
     numbers = [labeled, total - labeled]
     if any(number % (batch.processes * batch.passes) for number in numbers):
         return []
+    if batch.pace:
+        numbers[1] = round(labeled * batch.pace / batch.labeled)
     return [f'--batch {int(numbers[0])} {int(numbers[1])} to take as many']

@@ -112,6 +112,9 @@ def test_where_they_differ_the_log_warns_with_the_mends(caplog):
     )
     assert '--batch' not in told(config(), 3, caplog).message, '8 do not divide over 3'
     assert '--batch 8 0 ' in told(config(unlabeled=0, base=8), 2, caplog).message
+    paced = config(unlabeled=0, base=8)
+    set_batch(paced, 2, 4, 1)
+    assert '--batch 8 16 ' in told(paced, 1, caplog).message
     assert '--batch 4 12 ' in told(config(labeled=1, unlabeled=3), 2, caplog).message
 
 

@@ -39,9 +39,10 @@ Config.fromfile(out + '.py').dump(out + '_dumped.py')
 """
 
 
-def save(config: str, path: Path) -> Path:
+def save(config: str, path: Path, **options) -> Path:
     """A checkpoint of an untrained model whose teacher is not its student, as a run would save it."""
     cfg = Config.fromfile(find_config(config))
+    cfg.merge_from_dict(options)
     model = MODELS.build(cfg.model)
     for parameter in model.teacher.parameters():
         if parameter.ndim > 1:
@@ -73,6 +74,15 @@ def test_a_unet_of_one_channel_is_exported(tmp_path):
     ours = MODELS.build(cfg.model).eval()
     ours.load_state_dict(model.state_dict())
     assert torch.allclose(exported(image), ours.student(image).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize(('side', 'expected'), [(65, True), (64, False)])
+def test_an_exported_network_resizes_as_it_was_trained(side, expected, tmp_path):
+    options = {'model.data_preprocessor.size': (side, side), 'model.student.backbone.with_cp': True}
+    checkpoint = save('mean_teacher/mean_teacher_r18_shapes.py', tmp_path / 'epoch_1.pth', **options)
+    export.export(str(checkpoint), tmp_path / 'out', 'teacher')
+    model = Config.fromfile(tmp_path / 'out.py').model
+    assert model.decode_head.align_corners is expected and 'with_cp' not in model.backbone
 
 
 def test_exported_teacher_predicts_the_same_in_plain_mmseg(checkpoint, tmp_path):
