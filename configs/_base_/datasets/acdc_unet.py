@@ -22,7 +22,7 @@ train_pipeline = [
 # Scores are resized to the slices' own size.
 test_pipeline = [
     dict(type='LoadImageFromFile', color_type='grayscale'),
-    dict(type='Resize', scale=crop_size, keep_ratio=False),
+    dict(type='Resize', scale=crop_size, keep_ratio=False, backend='pillow'),
     # After Resize, so that the ground truth keeps its size.
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
@@ -32,7 +32,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=crop_size, keep_ratio=False)],
+            [dict(type='Resize', scale=crop_size, keep_ratio=False, backend='pillow')],
             [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],

@@ -9,7 +9,7 @@ _base_ = './loaders.py'
 
 data_root = 'data/my_dataset'  # set
 classes = ('background', 'object')  # set, in the order of the ids
-palette = None  # by choice: their colors, [[0, 0, 0], [255, 0, 0]]
+palette = []  # by choice: their colors, [[0, 0, 0], [255, 0, 0]]
 img_suffix = '.jpg'  # of the labeled images
 seg_map_suffix = '.png'
 crop_size = (513, 513)  # what fits your images; features lie best on their pixels for 8 k + 1
