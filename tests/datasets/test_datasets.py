@@ -123,6 +123,7 @@ MAKERS = {
     'folder': make_folder,
     # A count draws slices, which may split a patient who has more than one.
     'acdc': lambda root: make_acdc(root, scans=1, slices=1),
+    'acdc_unet': lambda root: make_acdc(root, scans=1, slices=1),
 }
 
 
