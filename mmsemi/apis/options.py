@@ -120,6 +120,7 @@ def _check_way(cfg: Config, key: str) -> None:
             )
         else:
             raise ValueError(
-                f'--cfg-options {key}: {place} is {node!r}, no dict and no list; give {place} whole, or correct the key.'
+                f'--cfg-options {key}: {place} is {node!r}, no dict and no list; give {place} whole, or correct the '
+                'key.'
             )
         passed.append(part)
