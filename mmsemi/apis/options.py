@@ -111,13 +111,16 @@ def _check_way(cfg: Config, key: str) -> None:
                 raise ValueError(f'--cfg-options {key}: there is no list {place}; give it first, as "{place}=[...]".')
         elif isinstance(node, dict):
             node = node.get(part, _NOTHING)
-        elif isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
-        elif isinstance(node, (list, tuple)):
+        elif isinstance(node, list):
             raise ValueError(
                 f'--cfg-options {key}: {place} is a list of {len(node)}, without a place {part}; places are numbers '
                 f'from 0, and a whole list is given as "{place}=[...]".'
             )
         else:
-            raise ValueError(f'--cfg-options {key}: {place} is {node!r}, which has no {part}; correct the key.')
+            raise ValueError(
+                f'--cfg-options {key}: {place} is {node!r}, no dict and no list; give {place} whole, or correct the '
+                'key.'
+            )
         passed.append(part)

@@ -44,6 +44,7 @@ def test_pixels_that_do_not_count_change_nothing_whatever_they_hold():
     changed = PseudoLabel(torch.where(left_out, 2 - pseudo.label, pseudo.label), pseudo.weight)
     noisy = torch.where(left_out[:, None], 9.0, logits)
     assert torch.allclose(dice_loss(noisy, changed, valid), expected)
+    assert torch.allclose(dice_loss(torch.where(valid[:, None], logits, torch.nan), pseudo, valid), expected)
     void = PseudoLabel(torch.where(valid, pseudo.label, IGNORE_INDEX), pseudo.weight)
     assert torch.allclose(dice_loss(logits, void), expected)
 

@@ -152,6 +152,22 @@ def test_prototypes_move_as_in_eq_12():
     assert torch.allclose(parts.value.view(C, K, D), literal, rtol=0, atol=1e-10)
 
 
+def test_parts_are_found_and_averaged_in_full_precision_whatever_autocast_says():
+    results = []
+    for autocast in (False, True):
+        parts, (features, labels, valid) = prototypes().float(), part_case()
+        # Nearly alike: bfloat16 would not tell them apart.
+        parts.value.copy_(normal(1, D) + 0.003 * normal(C * K, D, seed=7))
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            part = parts.assign(features.float(), labels, valid, valid)
+            members = parts.members(part)
+            means = masked_average_pooling(normal(2, 4, *SIZE, seed=2).float(), members)[0]
+            parts.observe_members(features.float(), members)
+        results.append((part, means, parts.pending))
+    for plain, ours in zip(*results, strict=True):
+        assert ours.dtype == plain.dtype and torch.equal(ours, plain)
+
+
 @pytest.mark.parametrize('align_corners', [False, True])
 @pytest.mark.parametrize('fine', [(9, 7), (2, 3)])
 def test_the_transpose_of_resizing_moves_sums_to_the_coarse_pixels(align_corners, fine):

@@ -108,11 +108,12 @@ def test_a_later_option_wins_and_lists_of_a_config_are_reached():
         ('model.plugins.0.alpha', 'there is no list model.plugins; give it first, as "model.plugins=[...]".'),
         ('hooks.2.type', 'hooks is a list of 1, without a place 2; places are numbers from 0'),
         ('hooks.first.type', 'hooks is a list of 1, without a place first'),
-        ('model.depth.x', 'model.depth is 50, which has no x; correct the key'),
-        ('model.neck.x', 'model.neck is None, which has no x; correct the key'),
+        ('model.depth.x', 'model.depth is 50, no dict and no list; give model.depth whole, or correct the key'),
+        ('model.neck.x', 'model.neck is None, no dict and no list'),
+        ('model.pools.0', 'model.pools is (3, 7), no dict and no list; give model.pools whole'),
     ],
 )
 def test_a_key_that_leads_nowhere_is_told(key, message):
-    cfg = Config(dict(model=dict(depth=50, neck=None), hooks=[dict(type='A')]))
+    cfg = Config(dict(model=dict(depth=50, neck=None, pools=(3, 7)), hooks=[dict(type='A')]))
     with pytest.raises(ValueError, match=re.escape(f'--cfg-options {key}: {message}')):
         merge_options(cfg, {key: 1})
