@@ -27,3 +27,11 @@ def _call(rank: int, function: Callable[..., None], folder: str, *args) -> None:
     function(rank, folder, *args)
     distributed.destroy_process_group()
     leave(0)
+
+
+def is_alive(pid: int) -> bool:
+    """Is there a process of that number that has not ended?"""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False

@@ -108,6 +108,8 @@ def _syntax_sentence(error: BaseException) -> str:
 
 def _is_mmsemi_own(error: BaseException) -> bool:
     """Whatever mmsemi raises by itself is meant for the user; a worker's traceback is in the message."""
+    if not isinstance(error, Exception):
+        return False
     places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)][-1:]
     places += [line.split('"')[1] for line in str(error).splitlines() if line.strip().startswith('File "')][-1:]
     return Path(places[-1]).is_relative_to(PACKAGE) if places else False

@@ -20,6 +20,7 @@ from mmsemi.apis.config_keys import ConfigError, check_files, check_numbers, che
 from mmsemi.apis.errors import UsageError, find_rule
 from mmsemi.engine import Stopped
 from mmsemi.engine.run_lock import NAME, FolderInUseError, RunLock
+from tests.ranks import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -280,13 +281,6 @@ def test_ranks_end_with_the_launcher(tool, tmp_path):
     while any(is_alive(int(pid)) for pid in children):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
-    except OSError:
-        return False
 
 
 def test_a_port_in_use_and_an_unknown_address_are_one_line():

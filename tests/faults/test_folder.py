@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmsemi.engine import CheckpointError, CheckpointHook, Stopped, checkpoints
+from mmsemi.engine import CheckpointError, CheckpointHook, Stopped, checkpoints, choose_train_loop
 from mmsemi.engine.hooks.deferred_runtime_info_hook import LEAST_KEPT
 from mmsemi.engine.stopping import shield_workers
 from tests import tiny_run
@@ -190,6 +191,21 @@ def test_a_run_by_iterations_goes_on_in_the_middle_of_an_epoch_bit_for_bit(cfg, 
     assert rest.steps == losses.steps[3:]
     a, b = (checkpoints.read(tmp_path / name / 'iter_5.pth') for name in ('run', 'rest'))
     assert all(torch.equal(b['state_dict'][name], value) for name, value in a['state_dict'].items())
+
+
+@pytest.mark.parametrize(
+    ('asked', 'loop'),
+    [
+        (dict(by_epoch=True, max_epochs=2), 'ResumableEpochLoop'),
+        (dict(by_epoch=False, max_iters=2), 'ResumableIterLoop'),
+        (dict(type='EpochBasedTrainLoop', max_epochs=2), 'ResumableEpochLoop'),
+        (dict(type='Mine', max_epochs=2), 'Mine'),
+    ],
+)
+def test_training_goes_on_in_the_middle_of_an_epoch_however_its_loop_was_named(asked, loop):
+    cfg = Config(dict(train_cfg=asked))
+    choose_train_loop(cfg)
+    assert cfg.train_cfg.type == loop and 'by_epoch' not in cfg.train_cfg
 
 
 def test_accumulated_gradients_are_waited_for(cfg, tmp_path):

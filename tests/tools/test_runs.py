@@ -1,5 +1,10 @@
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +12,7 @@ import pytest
 from mmsemi.apis import runs
 from mmsemi.apis.launch import UsageError
 from mmsemi.apis.runs import Run, train_all
+from tests.ranks import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'supervised/supervised_r18_shapes.py'
@@ -95,3 +101,55 @@ def test_failed_training_is_reported_with_its_last_line(tmp_path):
     with pytest.raises(UsageError, match=r'mine failed: .*no_such_data'):
         train_all([run], jobs=1)
     assert not run._marker('finished').exists()
+
+
+def test_a_run_that_was_broken_off_is_judged_by_all_its_parts_and_not_by_what_was_there_before(tmp_path, monkeypatch):
+    run = Run('run', CONFIG, tmp_path)
+    monkeypatch.setattr(runs, 'start_tool', lambda *arguments: None)
+
+    def log(when: float, text: str) -> None:
+        folder = tmp_path / time.strftime('%Y%m%d_%H%M%S', time.localtime(when)) / 'vis_data'
+        folder.mkdir(parents=True)
+        (folder / 'scalars.json').write_text(text)
+
+    now = time.time()
+    log(now - 1000, '{"student/mIoU": 1.0}\n')
+    run.start(1)
+    log(now + 10, '{"loss": 1.0, "time": 0.5, "step": 1}\n{"student/mIoU": 50.0}\n{"student/mIo')
+    run.start(1)  # killed in between
+    log(now + 20, '{"loss": 1.0, "time": 0.5, "step": 2}\n')
+    assert run.validations() == [{'student/mIoU': 50.0}]
+    assert run.seconds_per_iteration() == 0.5
+
+
+PARENT = """
+import sys, time
+from mmsemi.apis import children
+from mmsemi.apis.launch import run
+
+
+def main():
+    child = children.start([sys.executable, '-c', 'import time; time.sleep(600)'])
+    try:
+        print(child.pid, flush=True)
+        time.sleep(600)
+    finally:
+        children.stop(child, 5)
+
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_trainings_end_with_the_tool_that_started_them(number):
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    parent = subprocess.Popen([sys.executable, '-c', PARENT], stdout=subprocess.PIPE, text=True, env=env)
+    child = int(parent.stdout.readline())
+    assert is_alive(child)
+    parent.send_signal(number)
+    assert parent.wait(60) in (-number, 128 + number)
+    deadline = time.monotonic() + 30
+    while is_alive(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

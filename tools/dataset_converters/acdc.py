@@ -142,7 +142,7 @@ def _check_size(path: Path) -> None:
     """Refuse a file that unpacks to, or whose header asks for, more than any scan of the heart has."""
     import nibabel
 
-    with (gzip.open if path.suffix == '.gz' else open)(path) as file:
+    with gzip.open(path) if path.suffix == '.gz' else path.open('rb') as file:
         size = 0
         while chunk := file.read(1 << 20):
             size += len(chunk)
