@@ -11,6 +11,7 @@ from torch import nn
 
 import mmsemi.models
 from mmsemi import structures
+from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.info_nce import info_nce
@@ -147,7 +148,7 @@ CASES = [
     partial(PSEUDO.reweight, WEIGHT),
 ]
 # Contexts, and what runs before training.
-NO_COMPUTATION = {aligns_corners, no_autocast, receptive_fields, with_align_corners}
+NO_COMPUTATION = {aligns_corners, no_autocast, receptive_fields, recompute_blocks, with_align_corners}
 
 
 def subject(case: partial):
