@@ -56,6 +56,7 @@ def fields(name: str, crop: tuple[int, int]) -> list:
     """The receptive fields of each level of a network's backbone, and how many locations it has."""
     cfg = Config.fromfile(ROOT / f'configs/_base_/models/{name}.py')
     cfg.model = cfg.network
+    cfg.model.backbone.pop('pretrained', None)  # timm's, which it would fetch
     prepare_config(cfg, launcher='none')
     backbone = MODELS.build(cfg.model.backbone).to('meta')
     backbone.eval()
@@ -103,7 +104,7 @@ def bases() -> set[tuple[str, str]]:
     found = set()
     for path in project_files('configs/[!_]*/*.py'):
         named = dict(re.findall(r'_base_/(models|datasets)/([\w.-]+)\.py', path.read_text()))
-        if named:
+        if len(named) == 2:
             # A deeper ResNet has the same strides.
             found.add((named['models'].replace('plus_r101', 'plus_r50'), named['datasets']))
     return found
