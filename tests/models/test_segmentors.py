@@ -167,10 +167,25 @@ def test_what_a_plugin_says_of_a_pixel_scales_what_its_label_teaches_also_where_
         assert 0 < doubted_and_exchanged[name] < exchanged[name]
 
 
-@pytest.mark.parametrize('method', ['FixMatch', 'MeanTeacher', 'UniMatch', 'AEL'])
-def test_the_bounds_of_a_threshold_are_allowed(method):
-    for threshold in (0.0, 1.0):
-        assert tiny.build(method, threshold=threshold).threshold == threshold
+# The bounds of the methods' settings.
+BOUNDS = [
+    *((method, dict(threshold=value)) for method in ('FixMatch', 'UniMatch', 'AEL', 'U2PL') for value in (0.0, 1.0)),
+    ('FixMatch', dict(sup_weight=0, unsup_weight=0, unsup_start=0, unsup_warmup=0)),
+    ('UniMatch', dict(strong_weight=0, feature_weight=0, feature_dropout=0)),
+    ('DSSN', dict(threshold=1.0, class_ratio=1.0, contrast_weight=0, label_weight=0, loss_scale=0, feature_dropout=0)),
+    ('DSSN', dict(threshold=0.0, class_ratio=7.0, class_aware=False, contrast_levels=(), label_levels=())),
+    ('AEL', dict(min_area=0, region_stride=1, copy_paste_prob=0, paste_classes=1, paste_scale=(1, 1))),
+    ('AEL', dict(copy_paste_prob=1, sampling_power=0, confidence_power=0, labeled_weight=0, confidence_momentum=0)),
+    ('U2PL', dict(unreliable=0, pseudo_weight=0, confident=0, low_rank=1, high_rank=2, center_momentum=0)),
+    ('U2PL', dict(confident=1, low_rank=3, high_rank=4, queries=1, negatives=1, keys_per_step=6)),
+    ('U2PL', dict(queue_length=1, background_length=1, keys_per_step=1)),
+]
+
+
+@pytest.mark.parametrize('method, settings', BOUNDS, ids=str)
+def test_the_bounds_themselves_are_allowed_and_train(method, settings):
+    model = tiny.build(method, **settings).train()
+    assert all(value.isfinite() for value in model.loss(tiny.streams_for(model)).values())
 
 
 def test_unsupervised_terms_rise_with_the_warm_up():
