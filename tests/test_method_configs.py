@@ -52,7 +52,7 @@ CITYSCAPES = {
     'esl_r101': Schedule(769, 200, 1e-2, 10, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
     'mllc_r101': Schedule(800, 100, 1e-2, 1, 5e-4, 16),
     'mllc_dlv2-r101': Schedule((256, 512), 100, 1e-2, 1, 1e-4, 8),
-    'augseg_r101': Schedule(801, 240, 5e-3, 1, 1e-4, 16, ohem=100_000 / (4 * 800**2)),
+    'augseg_r101': Schedule(800, 240, 1e-2, 1, 5e-4, 16, ohem=100_000 / (4 * 800**2)),
     'ael_r101': Schedule(801, 200, 1e-2, 10, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
     'u2pl_r101': Schedule(801, 200, 1e-2, 1, 5e-4, 8, ohem=100_000 / (2 * 769**2), aux=True),
 }
@@ -87,7 +87,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         'momentum': 0.99, 'threshold': 0.95, 'dominant_mass': 0.95, 'top_n': None, 'soft_weight': 0.2,
         'contrast_weight': 0.1, 'parts': 5, 'prototype_momentum': 0.99, 'queue_length': 256, 'negatives': 255,
         'temperature': 0.5, 'anchor_ratio': 0.1, 'heads.projector.out_channels': 512, 'heads.projector.num_convs': 3,
-        'data_preprocessor.strong': None,
+        'data_preprocessor.strong': None, 'data_preprocessor.padding': 'mean',
+        'data_preprocessor.cutmix': dict(type='FixedAreaCutMix', sides='width', prob=0.5),
     },
     'mllc': {
         'momentum': 0.99, 'threshold': 0.95, 'slg_weight': 0.1, 'clg_weight': 1.0, 'intra_weight': 0.5,
@@ -96,9 +97,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         'heads.graph.gamma': 1.0, 'heads.graph.alpha': 0.2,
     },
     'augseg': {
-        'momentum': 0.999, 'threshold': 0.95, 'unsup_weight': 1.0, 'label_box': dict(type='BetaCutMix', beta=(8, 2)),
+        'momentum': 0.999, 'copy_epochs': 1, 'threshold': 0.95, 'unsup_weight': 1.0,
+        'label_prob': None, 'label_box': dict(type='BetaCutMix', beta=(8, 2)),
         'data_preprocessor.strong': dict(type='RandomIntensity', max_ops=3),
-        'data_preprocessor.cutmix': dict(type='BetaCutMix', beta=(4, 4)),
+        'data_preprocessor.cutmix': dict(type='BetaCutMix', beta=(4, 4)), 'data_preprocessor.padding': 'mean',
     },
     'ael': {
         'momentum': 0.99, 'threshold': 0.0, 'confidence_momentum': 0.999, 'copy_paste_prob': 0.5,
@@ -106,13 +108,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         'min_area': 0.005, 'paste_classes': 1, 'paste_scale': (0.2, 1.0), 'normalised_by': 'image',
         'sampled_by': 'teacher', 'forget_absent': False, 'joint_pass': True, 'data_preprocessor.strong': None,
         'data_preprocessor.cutmix': dict(type='FixedAreaCutMix', sides='logarithm', prob=1.0),
+        'data_preprocessor.padding': 'mean',
     },
     'u2pl': {
         'momentum': 0.99, 'copy_epochs': 1, 'unsup_start': 1, 'unsup_warmup': 0.0, 'unreliable': 0.2,
         'dynamic_partition': True, 'confident': None, 'threshold': 0.3, 'low_rank': 3, 'high_rank': 20,
         'queries': 256, 'negatives': 50, 'temperature': 0.5, 'queue_length': 30000, 'background_length': 50000,
         'contrast_weight': 1.0, 'heads.representation.out_channels': 256,
-        'data_preprocessor.strong': None,
+        'data_preprocessor.strong': None, 'data_preprocessor.padding': 'mean',
         'data_preprocessor.cutmix': dict(type='FixedAreaCutMix', sides='width', prob=0.5),
     },
 }  # fmt: skip
@@ -120,6 +123,7 @@ ON_CITYSCAPES: dict[str, dict[str, Any]] = {
     'unimatch': {'threshold': 0.0},
     'corrmatch': {'threshold': 0.0, 'dynamic_threshold': False},
     'u2pl': {'copy_epochs': 0, 'unsup_start': 0},
+    'augseg': {'threshold': 0.0, 'momentum': 0.996},
     'ael': {'paste_classes': 3},
     'fixmatch': {'threshold': 0.0},
     'mean_teacher': {'threshold': 0.0},
@@ -270,7 +274,7 @@ COMMON = {
         jitter=(0.5, 0.5, 0.5, 0.25), jitter_prob=0.8, gray_prob=0.2, blur_sigma=(0.1, 2.0), blur_prob=0.5
     ),
     'RandomIntensity': dict(
-        max_ops=3, blur_sigma=(0.1, 2.0), factor=(0.05, 0.95), posterize_bits=(4, 8), solarize_threshold=(1, 256),
+        max_ops=3, blur_sigma=(0.1, 2.0), factor=(0.05, 0.95), posterize_bits=(4, 7), solarize_threshold=(1, 255),
         hue=(0.0, 0.5),
     ),
 }  # fmt: skip
@@ -289,8 +293,9 @@ def test_the_weak_view_is_that_of_the_common_ground(name):
     assert (steps['RandomScale'], steps['RandomFlip']) == (dict(ratio_range=(0.5, 2.0)), dict(prob=0.5))
     if PATHS[name].parent.name not in ('supervised', 'augseg', 'esl', 'u2pl', 'ael'):
         assert cfg.model.data_preprocessor.strong == dict(type='StrongView')
-    if PATHS[name].parent.name not in ('supervised', 'augseg', 'u2pl', 'ael'):
+    if PATHS[name].parent.name not in ('supervised', 'augseg', 'esl', 'u2pl', 'ael'):
         assert cfg.model.data_preprocessor.cutmix == dict(type='CutMix')
+        assert cfg.model.data_preprocessor.padding == 'black'
 
 
 @pytest.mark.parametrize('path', project_files('configs/mpmc/mpmc_*_r101_*.py'), ids=lambda path: path.stem)

@@ -8,4 +8,5 @@ _base_ = [
 network = _base_.network
 network.decode_head.num_classes = 19
 network.test_cfg = dict(mode='slide', crop_size=_base_.crop_size, stride=(512, 512))
-model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)
+model = dict(threshold=0.0, data_preprocessor=dict(size=_base_.crop_size), student=network)
+default_hooks = dict(teacher=dict(momentum=0.996))

@@ -1,17 +1,22 @@
 """From the workers' uint8 crops to the views of a training step, on the device, whole batches at a time.
 
-The images of a batch are stacked on the host and sent in one piece, from pinned memory, and so are their labels: the
-host does not wait for what the device still has to do.
+Images and labels of a batch are laid side by side on the host and sent in one piece, from pinned memory: the host does
+not wait for what the device still has to do. Views are made in full precision, whatever autocast says.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from mmseg.models import SegDataPreProcessor
 from torch import Tensor
 
+from mmsemi.models.device import send
 from mmsemi.registry import MODELS
 from mmsemi.structures import Mix, Streams
+
+_PADDINGS = ('black', 'mean')
 
 
 @MODELS.register_module()
@@ -22,19 +27,25 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
     Args:
         size (tuple[int, int]): Height and width of the training crop; smaller crops are padded at the right and below.
-        strong (dict, optional): Config of the strong view; without it strong views are the weak ones.
+        padding (str): What training crops are padded with before the strong views are made of them: 'black', or 'mean',
+            the color that normalisation makes 0. Defaults to 'black'.
+        strong (dict | list[dict], optional): Config of the strong view, or of several changes, one after another;
+            without it strong views are the weak ones.
         num_strong (int): Number of strong views of each unlabeled image. Defaults to 1.
         cutmix (dict, optional): Config of CutMix; without it nothing is mixed.
-        **kwargs: Those of ``SegDataPreProcessor`` (``mean``, ``std``, ``bgr_to_rgb``, ...).
+        **kwargs: Those of ``SegDataPreProcessor`` (``mean``, ``std``, ``bgr_to_rgb``, ...). ``pad_val`` is what images
+            of validation batches are padded with.
 
     Raises:
-        ValueError: If ``num_strong`` is negative; in the step, if a crop is larger than ``size``.
+        ValueError: If ``num_strong`` is negative, ``padding`` is unknown, or no box of ``cutmix`` fits into ``size``;
+            in the step, if a crop is larger than ``size``.
     """
 
     def __init__(
         self,
         size: tuple[int, int],
-        strong: dict | None = None,
+        padding: str = 'black',
+        strong: dict | Sequence[dict] | None = None,
         num_strong: int = 1,
         cutmix: dict | None = None,
         **kwargs,
@@ -42,15 +53,22 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         super().__init__(size=tuple(size), **kwargs)
         if num_strong < 0:
             raise ValueError(f'model.data_preprocessor.num_strong must be 0 or more, not {num_strong}.')
+        if padding not in _PADDINGS or (padding == 'mean' and not self._enable_normalize):
+            raise ValueError(
+                f"model.data_preprocessor.padding must be 'black' or, with a mean to pad with, 'mean', not {padding!r}."
+            )
+        self.padding = padding
         self.num_strong = num_strong
-        self.strong = MODELS.build(strong) if strong else None
+        self.strong = [MODELS.build(each) for each in ([strong] if isinstance(strong, dict) else strong or ())]
         self.cutmix = MODELS.build(cutmix) if cutmix else None
+        if self.cutmix:
+            self.cutmix.check(*self.size)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Return ``dict(inputs=Streams, data_samples=None)`` in training, else what mmseg returns."""
         if not training:
             return super().forward(data, training=False)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return dict(inputs=self._streams(data), data_samples=None)
 
     def _streams(self, data: dict) -> Streams:
@@ -60,22 +78,23 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         if not all(labeled[:count]):
             raise ValueError('A training batch must hold its labeled images first; use StreamSampler.')
 
-        pixels, valid = (self._send(part) for part in self._pad(data['inputs']))
-        pixels = self._to_rgb(pixels)
-        unlabeled, valid_u = pixels[count:], valid[count:]
+        batch = send(self._side_by_side(data['inputs'], samples), self.device)
+        valid, labels = batch[:, -1].bool(), batch[:, -2]
+        images = self._to_rgb(batch[:, :-2], valid)
+        normalised, unlabeled = self._normalise(images), images[count:]
         have_gt = count < len(samples) and all('gt_sem_seg' in sample for sample in samples[count:])
         return Streams(
-            labeled=self._normalise(pixels[:count], valid[:count]),
-            labels=self._send(self._label_maps(samples[:count])),
-            weak=self._normalise(unlabeled, valid_u),
-            strong=tuple(self._normalise(self._change(unlabeled), valid_u) for _ in range(self.num_strong)),
-            valid=valid_u,
-            mix=tuple(self._draw_mix(valid_u) for _ in range(self.num_strong)),
-            unlabeled_gt=self._send(self._label_maps(samples[count:])) if have_gt else None,
+            labeled=normalised[:count],
+            labels=labels[:count].long(),
+            weak=normalised[count:],
+            strong=self._strong_views(unlabeled) if self.strong else (normalised[count:],) * self.num_strong,
+            valid=valid[count:],
+            mix=tuple(self._draw_mix(valid[count:]) for _ in range(self.num_strong)),
+            unlabeled_gt=labels[count:].long() if have_gt else None,
         )
 
-    def _pad(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Stack uint8 images to (B, 3, H, W), and say which pixels are theirs, (B, H, W)."""
+    def _side_by_side(self, images: list[Tensor], samples: list) -> Tensor:
+        """Images, labels (``seg_pad_val`` where there is none) and which pixels are theirs, (B, C + 2, H, W)."""
         height, width = self.size
         for image in images:
             if image.shape[1] > height or image.shape[2] > width:
@@ -83,41 +102,37 @@ class SemiDataPreprocessor(SegDataPreProcessor):
                     f'A training crop of {tuple(image.shape[1:])} is larger than '
                     f'model.data_preprocessor.size={self.size}; set it to the crop size of the pipeline.'
                 )
-        pixels = images[0].new_zeros(len(images), 3, height, width)
-        valid = torch.zeros(len(images), height, width, dtype=torch.bool, device=pixels.device)
-        for i, image in enumerate(images):
-            pixels[i, :, : image.shape[1], : image.shape[2]] = image
-            # Not `= True`, which torch 2.14 turns into a tensor on the host first.
-            valid[i, : image.shape[1], : image.shape[2]].fill_(True)
-        return pixels, valid
+        batch = images[0].new_zeros(len(images), len(images[0]) + 2, height, width)
+        batch[:, -2].fill_(self.seg_pad_val)
+        for row, image, sample in zip(batch, images, samples, strict=True):
+            row = row[:, : image.shape[1], : image.shape[2]]
+            row[:-2] = image
+            # Not `= 1`, which torch 2.14 turns into a tensor on the host first.
+            row[-1].fill_(1)
+            if 'gt_sem_seg' in sample:
+                row[-2] = sample.gt_sem_seg.data[0]
+        return batch
 
-    def _label_maps(self, samples: list) -> Tensor:
-        labels = torch.full((len(samples), *self.size), self.seg_pad_val, dtype=torch.long)
-        for i, sample in enumerate(samples):
-            label = sample.gt_sem_seg.data[0]
-            labels[i, : label.shape[0], : label.shape[1]] = label
-        return labels
+    def _to_rgb(self, pixels: Tensor, valid: Tensor) -> Tensor:
+        """From uint8 to RGB in [0, 1], padded."""
+        converted = self._channel_conversion and pixels.shape[1] == 3
+        images = (pixels.flip(1) if converted else pixels).float() / 255
+        return images if self.padding == 'black' else torch.where(valid[:, None], images, self.mean / 255)
 
-    def _send(self, x: Tensor) -> Tensor:
-        if x.is_cpu and self.device.type == 'cuda':
-            x = x.pin_memory()
-        return x.to(self.device, non_blocking=True)
-
-    def _to_rgb(self, pixels: Tensor) -> Tensor:
-        """From uint8 to RGB in [0, 1]."""
-        return (pixels.flip(1) if self._channel_conversion else pixels).float() / 255
-
-    def _change(self, images: Tensor) -> Tensor:
-        return self.strong(images) if self.strong and len(images) else images
+    def _strong_views(self, images: Tensor) -> tuple[Tensor, ...]:
+        """All strong views, made together: each image is there ``num_strong`` times."""
+        if not (self.num_strong and len(images)):
+            return (images,) * self.num_strong
+        views = images.repeat(self.num_strong, 1, 1, 1)
+        for change in self.strong:
+            views = change(views)
+        return self._normalise(views).chunk(self.num_strong)
 
     def _draw_mix(self, valid: Tensor) -> Mix:
         if self.cutmix is None:
             return Mix(torch.zeros_like(valid))
         return self.cutmix(*valid.shape, device=valid.device)
 
-    def _normalise(self, images: Tensor, valid: Tensor) -> Tensor:
-        """Standardise; padding becomes 0, the mean colour, as mmseg pads after normalising."""
+    def _normalise(self, images: Tensor) -> Tensor:
         images = images * 255
-        if self._enable_normalize:
-            images = (images - self.mean) / self.std
-        return images * valid[:, None]
+        return (images - self.mean) / self.std if self._enable_normalize else images

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmsemi.datasets import CamVidDataset, ImageFolder, PascalVOCAugDataset, RandomScale, SemiDataset
 from tests.data import make_acdc, make_camvid, make_cityscapes, make_folder, make_voc
+from tests.project import project_files
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs/_base_/datasets'
@@ -103,6 +105,57 @@ def test_random_scale_is_relative_to_the_image(monkeypatch):
     for wrong in ((0, 1), (2, 1)):
         with pytest.raises(ValueError, match='ratio_range'):
             RandomScale(wrong)
+
+
+def scaled_by(factor: float, image: np.ndarray, mask: np.ndarray | None = None, **kwargs) -> dict:
+    """What RandomScale makes of an image at one factor."""
+    return RandomScale((factor, factor), **kwargs).transform(dict(img=image, gt_seg_map=mask, seg_fields=[]))
+
+
+@pytest.mark.parametrize('factor', [0.5, 0.7, 1.0, 1.3, 2.0])
+def test_a_scaled_image_is_pils_and_so_is_its_mask(factor):
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (60, 77, 3), dtype=np.uint8)
+    mask = generator.integers(0, 21, (60, 77), dtype=np.uint8)
+    scaled = scaled_by(factor, image, mask)
+    size = round(77 * factor), round(60 * factor)
+    theirs = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    assert scaled['img'].dtype == np.uint8 and np.abs(scaled['img'].astype(int) - theirs).max() <= 1
+    labels = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    assert np.array_equal(scaled['gt_seg_map'], labels)
+    assert scaled['scale'] == size and scaled['img_shape'] == size[::-1]
+
+
+def test_noise_at_half_the_size_is_that_of_pils_resize():
+    image = np.random.default_rng(0).normal(128, 30, (256, 256, 3)).clip(0, 255).astype(np.uint8)
+    theirs = np.asarray(Image.fromarray(image).resize((128, 128), Image.Resampling.BILINEAR)).std()
+    assert abs(scaled_by(0.5, image)['img'].std() / theirs - 1) < 0.01
+    assert scaled_by(0.5, image, antialias=False)['img'].std() > 1.3 * theirs
+
+
+def test_images_of_any_type_and_number_of_channels_are_scaled():
+    ramp = np.linspace(0, 30_000, 40)
+    for dtype in (np.uint16, np.float32, np.int16):
+        image = np.broadcast_to(ramp, (20, 40)).astype(dtype)
+        scaled = scaled_by(0.5, image)['img']
+        assert scaled.shape == (10, 20) and scaled.dtype == dtype
+        inside = image.reshape(20, 20, 2).astype(float).mean(2)[:10]
+        assert np.abs(scaled.astype(float) - inside)[:, 1:-1].max() <= 1
+    assert scaled_by(1.5, np.zeros((8, 8, 4), np.uint8))['img'].shape == (12, 12, 4)
+
+
+@pytest.mark.parametrize('path', project_files('configs/_base_/datasets/*.py'), ids=lambda path: path.stem)
+def test_every_resize_of_a_config_has_antialiasing(path):
+    def resizes(value) -> list[dict]:
+        if isinstance(value, dict):
+            own = [value] if value.get('type') in ('Resize', 'RandomResize') else []
+            return own + [each for item in value.values() for each in resizes(item)]
+        return [each for item in value for each in resizes(item)] if isinstance(value, (list, tuple)) else []
+
+    cfg = Config.fromfile(path)._cfg_dict
+    # Nearest pixels on purpose have nothing to average.
+    assert all(each.get('backend') == 'pillow' or each.get('interpolation') == 'nearest' for each in resizes(cfg))
+    assert 'antialias' not in str(cfg)
 
 
 MAKERS = {

@@ -70,6 +70,7 @@ def test_the_teacher_is_the_moving_average_with_warm_up(buffers):
         (dict(copy_epochs=1), [0, 0, 0, 1 / 2, 2 / 3]),
         (dict(copy_epochs=1, warmup=False), [0, 0, 0, 0.7, 0.7]),
         (dict(copy_epochs=0.5), [0, 0, 1 / 2, 2 / 3, 0.7]),
+        (dict(copy_epochs=1, count_copies=True), [0, 0, 2 / 3, 0.7, 0.7]),
     ],
     ids=str,
 )

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from mmsemi.models import AugSeg, BetaCutMix
 from mmsemi.models.branch import BranchOutput
 from mmsemi.models.plugins.plugin import Plugin
 from mmsemi.models.pseudo_labels import image_confidence
-from mmsemi.structures import Mix, Paste, Streams
+from mmsemi.structures import Mix, Streams
 from tests import tiny
 from tests.oracles import augseg as oracle
 
@@ -35,12 +36,14 @@ def batch() -> Streams:
     return Streams(draw(2), labels, draw(3), (draw(3),), valid, (Mix(mask),))
 
 
+PARTNER = torch.tensor([2, 0, 1])
+
+
 def with_boxes(streams: Streams) -> Streams:
-    """Labeled boxes in two of the three images, over padding and void labels too."""
+    """Labeled boxes in the copies of all three images, over padding and void labels too."""
     mask = torch.zeros_like(streams.valid)
-    mask[0, 6:15, 1:9] = mask[1, 5:12, 5:14] = True
-    labels = streams.labels[torch.arange(3) % 2]
-    return dataclasses.replace(streams, pasted=(Paste(mask, labels),))
+    mask[0, 6:15, 1:9] = mask[1, 1:12, 5:14] = mask[2, 6:16, 3:9] = True
+    return AugSeg.with_labeled_boxes(streams, PARTNER, [mask])
 
 
 def scores(*shape) -> BranchOutput:
@@ -76,7 +79,17 @@ def test_labeled_boxes_come_with_the_probability_of_doubt_and_the_share_of_their
         assert abs(ours - (1 - oracle.confidence(image.softmax(0), exists))) < 0.05
     assert frequency[1] > frequency[0] > frequency[2] + 0.1
     share = masks.flatten(2).double().mean(2)
-    assert abs(share[share > 0].mean() - 0.2) < 0.02, 'Beta(8, 2) is the law of what is kept'
+    law = BetaCutMix(beta=(8, 2), shared=False)(20_000, SIZE, SIZE, 'cpu').mask.flatten(1).double().mean(1)
+    assert abs(share[share > 0].mean() - law[law > 0].mean()) < 0.01
+
+
+def test_labeled_pixels_take_a_fifteenth_of_the_views_when_every_copy_has_some():
+    torch.manual_seed(0)
+    exchanged, labeled, shown = BetaCutMix(), BetaCutMix(beta=(8, 2)), []
+    for _ in range(300):
+        mix, partner = exchanged(8, 160, 160, 'cpu'), torch.rand(8).argsort()
+        shown.append((mix.mask & labeled(8, 160, 160, 'cpu').mask[partner]).double().mean())
+    assert abs(torch.stack(shown).mean() - 0.065) < 0.006
 
 
 @pytest.mark.parametrize('prob, frequency', [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
@@ -91,10 +104,31 @@ def test_every_strong_view_gets_boxes_of_its_own():
     model, streams = make(label_prob=1.0), batch()
     streams = dataclasses.replace(streams, strong=streams.strong * 2, mix=streams.mix * 2)
     torch.manual_seed(0)
-    first, second = model.adapt_streams(streams, {}).pasted
+    adapted = model.adapt_streams(streams, {})
+    first, second = adapted.pasted
     assert not torch.equal(first.mask, second.mask)
+    assert all(torch.equal(mix.partner, adapted.mix[0].partner) for mix in adapted.mix)
     losses = model.loss(streams)
     assert losses['unsup.loss_strong'].isfinite() and 0 < losses['unsup.pasted'] < 0.4
+
+
+def test_partners_are_one_permutation_drawn_anew():
+    model, streams = make(label_prob=1.0), batch()
+    torch.manual_seed(0)
+    drawn = [model.adapt_streams(streams, {}) for _ in range(60)]
+    partners = {tuple(adapted.mix[0].partner.tolist()) for adapted in drawn}
+    assert len(partners) == 6 and all(sorted(partner) == [0, 1, 2] for partner in partners)
+    for adapted in drawn:
+        labeled = adapted.mix[0].partner % 2
+        assert torch.equal(adapted.pasted[0].images, streams.labeled[labeled])
+        assert torch.equal(adapted.pasted[0].labels, streams.labels[labeled])
+
+
+def test_an_image_keeps_its_own_pixels_outside_of_its_exchanged_box():
+    streams = with_boxes(batch())
+    mixed, mask = streams.strong_views()['strong_0'], streams.mix[0].mask[:, None]
+    assert torch.equal(torch.where(mask, 0, mixed), torch.where(mask, 0, streams.strong[0]))
+    assert (streams.pasted[0].mask & ~mask[:, 0]).any(), 'the case must have labeled boxes outside'
 
 
 def test_the_step_equals_its_literal_form():
@@ -110,16 +144,20 @@ def test_the_step_equals_its_literal_form():
     losses = model.loss(streams)
     torch.manual_seed(1)
     guides = model.guide_views(streams)
-    box = model.adapt_streams(streams, guides).pasted[0].mask
-    assert 0.1 < box.float().mean() < 0.7, 'the case must tell pixels apart'
-    strong = oracle.strong_view(streams.strong[0], streams.labeled, box, streams.mix[0].mask)
+    adapted = model.adapt_streams(streams, guides)
+    box, partner, exchanged = adapted.pasted[0].mask, adapted.mix[0].partner, streams.mix[0].mask
+    strong = oracle.strong_view(streams.strong[0], streams.labeled, box, exchanged, partner)
     (images,) = seen
-    assert torch.equal(images, torch.cat([streams.labeled, streams.weak, strong])), 'all views in one pass'
+    assert torch.equal(images, torch.cat([streams.labeled, strong])), (
+        'labeled and strong views in one pass, no weak one'
+    )
     with torch.no_grad():
         h, p = model.student(strong).logits, guides['guide'].logits.softmax(1)
-        expected = oracle.unsupervised(h, p, streams.labels, box, streams.mix[0].mask, streams.valid, tau)
+        expected = oracle.unsupervised(h, p, streams.labels, box, exchanged, partner, streams.valid, tau)
     assert torch.allclose(losses['unsup.loss_strong'], expected, atol=1e-10) and expected > 0.1
-    assert torch.allclose(losses['unsup.pasted'].double(), box.double().mean())
+    shown = exchanged & box[partner]
+    assert 0.05 < shown.float().mean() < 0.6, 'the case must tell pixels apart'
+    assert torch.allclose(losses['unsup.pasted'].double(), shown.double().mean())
     kept = (confidence >= tau) & streams.valid
     assert torch.allclose(losses['unsup.confident'].double(), kept.sum() / streams.valid.sum().double())
 
@@ -131,7 +169,7 @@ def test_the_gradient_equals_that_of_the_literal_form():
     for literal in (False, True):
         h = strong.coarse_logits.clone().requires_grad_()
         if literal:
-            arguments = streams.pasted[0].mask, streams.mix[0].mask, streams.valid
+            arguments = streams.pasted[0].mask, streams.mix[0].mask, PARTNER, streams.valid
             loss = oracle.unsupervised(h, guide.logits.softmax(1), streams.labels, *arguments, 0.8)
         else:
             views = dict(guide=guide, strong_0=BranchOutput((), h, (SIZE, SIZE)))
@@ -153,7 +191,8 @@ def test_plugins_weigh_the_teachers_labels_and_not_the_ground_truth():
     views = dict(guide=scores(), strong_0=BranchOutput((), h, (SIZE, SIZE)))
     model.unsupervised_loss(streams, views)['loss_strong'].backward()
     paste, mix = streams.pasted[0], streams.mix[0]
-    assert torch.equal(h.grad.any(1), mix.maps(paste.mask & (paste.labels != 255)))
+    truth = (paste.mask & (paste.labels != 255))[PARTNER]
+    assert torch.equal(h.grad.any(1), mix.mask & truth) and (mix.mask & truth).any()
 
 
 @pytest.mark.parametrize(

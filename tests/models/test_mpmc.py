@@ -331,7 +331,9 @@ def test_the_teacher_learns_nothing_and_its_classifier_follows():
 def test_pasted_labeled_pixels_teach_no_patches():
     model, streams = model_and_streams()
     whole = torch.ones_like(streams.valid)
-    streams.pasted = (Paste(whole, torch.zeros_like(streams.labels)),)
+    streams.pasted = (Paste(whole, torch.zeros_like(streams.labels), streams.labeled),)
+    assert model.loss(streams)['unsup.loss_patch'] > 0, 'images keep their own pixels'
+    streams.mix = (Mix(whole),)
     assert model.loss(streams)['unsup.loss_patch'] == 0
 
 

@@ -1,123 +1,91 @@
-"""The changes of intensity against PIL's, and the law by which they are drawn."""
+"""The law by which changes of intensity are drawn, and what they cost."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageOps
 
 from mmsemi.models import RandomIntensity
+from mmsemi.models.views.changes import change_images
+from tests.launches import Launches
 
 NAMES = [
     'identity', 'autocontrast', 'equalize', 'blur', 'contrast', 'brightness', 'color', 'sharpness', 'posterize',
     'solarize', 'hue',
 ]  # fmt: skip
-STRENGTHS = torch.tensor([0.0, 0.41, 0.95])
-
-
-def pictures() -> torch.Tensor:
-    """Three uint8 images, none of which uses the whole range."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(40, 200, (3, 3, 24, 20), dtype=torch.uint8, generator=generator)
-
-
-def by_pil(change) -> torch.Tensor:
-    """Images in [0, 1] that PIL changed; ``change`` takes an image and its strength in [0, 1)."""
-    changed = []
-    for picture, strength in zip(pictures(), STRENGTHS.tolist(), strict=True):
-        image = change(Image.fromarray(picture.permute(1, 2, 0).numpy()), strength)
-        changed.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-    return torch.stack(changed).float() / 255
-
-
-def factor(strength: float) -> float:
-    return 0.05 + 0.9 * strength
-
-
-@pytest.mark.parametrize(
-    'name, change, levels',
-    [
-        ('identity', lambda image, u: image, 0),
-        # PIL rounds its means and its results to levels.
-        ('autocontrast', lambda image, u: ImageOps.autocontrast(image), 1),
-        ('equalize', lambda image, u: ImageOps.equalize(image), 0),
-        ('contrast', lambda image, u: ImageEnhance.Contrast(image).enhance(factor(u)), 1.6),
-        ('brightness', lambda image, u: ImageEnhance.Brightness(image).enhance(factor(u)), 1),
-        ('color', lambda image, u: ImageEnhance.Color(image).enhance(factor(u)), 1.6),
-        ('sharpness', lambda image, u: ImageEnhance.Sharpness(image).enhance(factor(u)), 1.6),
-        ('posterize', lambda image, u: ImageOps.posterize(image, 4 + int(5 * u)), 0),
-        ('solarize', lambda image, u: ImageOps.solarize(image, math.ceil(1 + 255 * u)), 0),
-    ],
-)
-def test_a_change_is_that_of_pil(name, change, levels):
-    ours = RandomIntensity().operations[name](pictures().float() / 255, STRENGTHS)
-    assert (ours - by_pil(change)).abs().max() <= (levels + 1e-3) / 255
-
-
-def test_blur_is_a_gaussian_of_the_drawn_width():
-    images = torch.zeros(3, 3, 25, 25)
-    images[:, :, 12, 12] = 1
-    ours = RandomIntensity().operations['blur'](images, STRENGTHS)
-    for image, strength in zip(ours, STRENGTHS.tolist(), strict=True):
-        sigma = 0.1 + 1.9 * strength
-        weights = [[math.exp(-((y - 12) ** 2 + (x - 12) ** 2) / (2 * sigma**2)) for x in range(25)] for y in range(25)]
-        weights = torch.tensor(weights)
-        inside = weights * ((torch.arange(25) - 12).abs() <= 6) * ((torch.arange(25) - 12).abs() <= 6)[:, None]
-        assert torch.allclose(image, (inside / inside.sum()).expand_as(image), atol=1e-5)
-
-
-def test_hue_turns_the_color_circle_to_either_side():
-    red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(3, 3, 2, 2)
-    turn = RandomIntensity(hue=(0.0, 1 / 3)).operations['hue']
-    ours = turn(red, torch.tensor([0.0, 0.5, 1.0]))[:, :, 0, 0]
-    assert torch.allclose(ours, torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), atol=1e-5)
-    far = RandomIntensity(hue=(0.5, 0.5)).operations['hue'](red, STRENGTHS)[:, :, 0, 0]
-    assert torch.allclose(far, torch.tensor([0.0, 1.0, 1.0]).expand(3, 3), atol=1e-5), 'half a turn: the complement'
-
-
-def test_channels_of_one_value_stay_as_they_are():
-    flat = torch.full((2, 3, 8, 8), 0.3)
-    for name in ('autocontrast', 'equalize'):
-        assert torch.allclose(RandomIntensity().operations[name](flat, torch.rand(2)), flat)
-
-
-def record(view: RandomIntensity, batch: int) -> list[list[tuple[str, float]]]:
-    """Which changes each image gets, in order, and how strongly."""
-    drawn: list[list[tuple[str, float]]] = [[] for _ in range(batch)]
-
-    def recorder(name):
-        def change(images, strengths):
-            for image, strength in zip(images, strengths.tolist(), strict=True):
-                drawn[round(image[0, 0, 0].item() * batch)].append((name, strength))
-            return images
-
-        return change
-
-    view.operations = {name: recorder(name) for name in view.operations}
-    view((torch.arange(batch) / batch).view(-1, 1, 1, 1).expand(-1, 3, 2, 2))
-    return drawn
 
 
 def test_images_get_one_to_three_different_changes_all_equally_likely():
     torch.manual_seed(0)
-    batch = 6000
-    drawn = record(RandomIntensity(), batch)
+    drawn = RandomIntensity().orders(6000)
     for count in (1, 2, 3):
-        assert abs(sum(len(each) == count for each in drawn) / batch - 1 / 3) < 0.03
-    assert all(len({name for name, _ in each}) == len(each) for each in drawn), 'no change twice'
+        assert abs(sum(len(each) == count for each in drawn) / 6000 - 1 / 3) < 0.03
+    assert all(len({change.name for change in each}) == len(each) for each in drawn), 'no change twice'
     for place in range(3):
-        names = [each[place][0] for each in drawn if len(each) > place]
+        names = [each[place].name for each in drawn if len(each) > place]
         assert all(abs(names.count(name) / len(names) - 1 / 11) < 0.02 for name in NAMES)
-    strengths = torch.tensor([strength for each in drawn for _, strength in each])
-    counts = strengths.histc(4, 0, 1) / len(strengths)
-    assert torch.allclose(counts, torch.full((4,), 0.25), atol=0.02)
+
+
+def test_changes_may_repeat_by_key():
+    torch.manual_seed(0)
+    drawn = RandomIntensity(max_ops=2, repeat=True).orders(6000)
+    pairs = [each for each in drawn if len(each) == 2]
+    assert abs(len(pairs) / 6000 - 0.5) < 0.03
+    assert abs(sum(first.name == second.name for first, second in pairs) / len(pairs) - 1 / 11) < 0.02
+
+
+def strengths(name: str, **kwargs) -> torch.Tensor:
+    torch.manual_seed(0)
+    drawn = RandomIntensity(max_ops=11, **kwargs).orders(4000)
+    return torch.tensor([change.strength for order in drawn for change in order if change.name == name])
+
+
+@pytest.mark.parametrize('name', ['contrast', 'brightness', 'color', 'sharpness'])
+def test_factors_are_uniform_and_take_something_away(name):
+    drawn = strengths(name)
+    assert 0.05 <= drawn.min() < 0.06 and 0.94 < drawn.max() <= 0.95
+    assert torch.allclose(drawn.histc(4, 0.05, 0.95) / len(drawn), torch.full((4,), 0.25), atol=0.03)
+
+
+def test_bits_levels_turns_and_widths_follow_their_ranges():
+    bits = strengths('posterize')
+    assert torch.allclose(
+        torch.stack([(bits == n).float().mean() for n in (4, 5, 6, 7)]), torch.tensor(0.25), atol=0.03
+    )
+    levels = strengths('solarize')
+    assert (
+        torch.equal(levels, levels.round()) and levels.min() <= 3 and levels.min() >= 1 and 253 <= levels.max() <= 255
+    )
+    assert strengths('solarize', solarize_threshold=(7, 8)).unique().tolist() == [7, 8]
+    turns = strengths('hue')
+    assert torch.allclose(turns.histc(4, -0.5, 0.5) / len(turns), torch.full((4,), 0.25), atol=0.03)
+    outer = strengths('hue', hue=(0.2, 0.3)).abs()
+    assert outer.min() >= 0.2 and outer.max() <= 0.3
+    widths = strengths('blur')
+    assert 0.1 <= widths.min() < 0.12 and 1.98 < widths.max() <= 2.0
 
 
 def test_the_most_changes_are_a_key():
     torch.manual_seed(0)
-    assert {len(each) for each in record(RandomIntensity(max_ops=1), 50)} == {1}
-    assert {len(each) for each in record(RandomIntensity(max_ops=5), 200)} == {1, 2, 3, 4, 5}
+    assert {len(each) for each in RandomIntensity(max_ops=1).orders(50)} == {1}
+    assert {len(each) for each in RandomIntensity(max_ops=5).orders(200)} == {1, 2, 3, 4, 5}
+
+
+def test_the_views_are_the_images_with_the_changes_that_were_drawn():
+    images = torch.rand(6, 3, 16, 16)
+    torch.manual_seed(3)
+    view = RandomIntensity()(images)
+    torch.manual_seed(3)
+    assert torch.equal(view, change_images(images, RandomIntensity().orders(6)))
+
+
+def test_24_images_cost_at_most_200_launches():
+    images = torch.rand(24, 3, 16, 16)
+    counts = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        with Launches() as launches:
+            RandomIntensity()(images)
+        counts.append(launches.count)
+    assert max(counts) <= 200 and sum(counts) / len(counts) <= 140
 
 
 def test_views_stay_images_change_each_image_on_its_own_and_leave_the_weak_view():
@@ -131,7 +99,7 @@ def test_views_stay_images_change_each_image_on_its_own_and_leave_the_weak_view(
 
 
 def test_a_view_is_a_function_of_the_seed():
-    images = pictures().float() / 255
+    images = torch.rand(3, 3, 16, 16)
     views = []
     for _ in range(2):
         torch.manual_seed(4)

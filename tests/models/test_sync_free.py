@@ -1,7 +1,7 @@
 """A step never waits for the device: no value of a tensor comes to the host, and no shape depends on one.
 
 The claim covers the batch's way to the device, ``model.loss``, the backward pass, the EMA and the commits, and on a GPU
-the strong views: kornia draws each sample's parameters on the host, which a guard on a CPU cannot tell from values of
+the strong views: what they draw for each sample is drawn on the host, which a guard on a CPU cannot tell from values of
 the device.
 """
 
@@ -145,7 +145,7 @@ def step(model: nn.Module, streams: Streams, hooks: list[Hook], runner: SimpleNa
         hook.after_train_iter(runner, 0, None, losses)
 
 
-@pytest.mark.parametrize('cutmix', ['CutMix', 'BetaCutMix'])
+@pytest.mark.parametrize('cutmix', ['CutMix', 'BetaCutMix', 'FixedAreaCutMix'])
 def test_a_batch_goes_to_the_device_without_a_wait(cutmix):
     cfg = {**tiny.PREPROCESSOR, 'strong': None, 'cutmix': dict(type=cutmix), 'num_strong': 2}
     preprocessor = MODELS.build(cfg)

@@ -12,6 +12,7 @@ from torch import nn
 import mmsemi.models
 from mmsemi import structures
 from mmsemi.models.branch import BranchOutput, of_logits
+from mmsemi.models.device import send
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.info_nce import info_nce
@@ -57,7 +58,9 @@ from mmsemi.models.resizing import aligns_corners, resize_labels, resize_transpo
 from mmsemi.models.sampling import count_classes, draw_classes, draw_others, draw_partners, draw_per_class, thin_out
 from mmsemi.models.state.parts import masked_average_pooling
 from mmsemi.models.thresholds import class_thresholds, image_class_thresholds, order_statistics, quantiles
-from mmsemi.models.views import BetaCutMix, CutMix
+from mmsemi.models.views import BetaCutMix, CutMix, FixedAreaCutMix
+from mmsemi.models.views.changes import change_images, within
+from mmsemi.models.views.cutmix import box_masks, centred_boxes
 from mmsemi.models.views.regions import region_boxes
 from mmsemi.models.views.scaling import rescaled
 from mmsemi.structures import Mix, PseudoLabel
@@ -142,6 +145,10 @@ CASES = [
     # views and what is mixed with them
     partial(CutMix(1.0), B, H, W, 'cpu'),
     partial(BetaCutMix((8, 2), 0.7), B, H, W, 'cpu'),
+    partial(BetaCutMix((4, 4), 1.0, False), B, H, W, 'cpu'),
+    *(partial(FixedAreaCutMix(0.5, sides, 1.0), B, H, W, 'cpu') for sides in ('width', 'logarithm')),
+    partial(box_masks, torch.tensor([[0, 2, 1, 4], [3, 6, 0, 5]]), H, W),
+    partial(centred_boxes, WEIGHT[0, 0, :2], torch.tensor([1, 4]), torch.tensor([0, 3]), H, W),
     partial(region_boxes, VALID, 3),
     partial(rescaled, FEATURES, LABEL, torch.tensor([0.4, 1.3]), torch.tensor([[0.3, 0.6], [0.0, 1.0]])),
     partial(MIX.images, LOGITS),
@@ -152,8 +159,8 @@ CASES = [
     partial(MIX.at, torch.tensor([0, 2]), torch.tensor([1, 3])),
     partial(PSEUDO.reweight, WEIGHT),
 ]
-# Contexts, and what runs before training.
-NO_COMPUTATION = {aligns_corners, no_autocast, receptive_fields, with_align_corners}
+# Contexts, what runs before training, and what the host draws and sends.
+NO_COMPUTATION = {aligns_corners, change_images, no_autocast, receptive_fields, send, with_align_corners, within}
 
 
 def subject(case: partial):

@@ -1,7 +1,8 @@
 """AugSeg (arXiv:2212.04976), transcribed as published: loops over images, pixels and classes.
 
-The boxes and the draws are given: ``label_box`` and ``box`` (B, H, W) are True inside of the labeled box of each image
-that gets one, and of the box that it takes from its partner, which is the one of the reversed batch.
+The boxes and the draws are given: ``label_box`` (B, H, W) is True inside of the labeled box in the copy of each image
+that gets one, ``box`` (B, H, W) inside of the box that an image takes from its partner's copy; ``partner`` (B,) is one
+permutation for both.
 """
 
 from __future__ import annotations
@@ -27,13 +28,19 @@ def confidence(p: Tensor, valid: Tensor) -> float:
     return total / max(count, 1)
 
 
-def source(b: int, y: int, x: int, label_box: Tensor, box: Tensor, num_labeled: int) -> tuple[str, int]:
+def source(
+    b: int, y: int, x: int, label_box: Tensor, box: Tensor, partner: Tensor, num_labeled: int
+) -> tuple[str, int]:
     """What pixel (y, x) of mixed image b shows: the stream and the number of an image."""
-    shown = len(box) - 1 - b if box[b, y, x] else b
-    return ('labeled', shown % num_labeled) if label_box[shown, y, x] else ('unlabeled', shown)
+    if not box[b, y, x]:
+        return 'unlabeled', b
+    copy = int(partner[b])
+    if label_box[copy, y, x]:
+        return 'labeled', int(partner[copy]) % num_labeled
+    return 'unlabeled', copy
 
 
-def strong_view(strong: Tensor, labeled: Tensor, label_box: Tensor, box: Tensor) -> Tensor:
+def strong_view(strong: Tensor, labeled: Tensor, label_box: Tensor, box: Tensor, partner: Tensor) -> Tensor:
     """The student's view, (B, 3, H, W)."""
     images = {'labeled': labeled, 'unlabeled': strong}
     out = torch.empty_like(strong)
@@ -41,13 +48,20 @@ def strong_view(strong: Tensor, labeled: Tensor, label_box: Tensor, box: Tensor)
     for b in range(B):
         for y in range(H):
             for x in range(W):
-                stream, i = source(b, y, x, label_box, box, len(labeled))
+                stream, i = source(b, y, x, label_box, box, partner, len(labeled))
                 out[b, :, y, x] = images[stream][i, :, y, x]
     return out
 
 
 def unsupervised(
-    h: Tensor, p: Tensor, labels: Tensor, label_box: Tensor, box: Tensor, valid: Tensor, tau: float
+    h: Tensor,
+    p: Tensor,
+    labels: Tensor,
+    label_box: Tensor,
+    box: Tensor,
+    partner: Tensor,
+    valid: Tensor,
+    tau: float,
 ) -> Tensor:
     """L_u of the student's logits h on the mixed view, given the teacher's p on the weak view, both (B, C, H, W)."""
     total, count = h.sum() * 0, 0
@@ -55,7 +69,7 @@ def unsupervised(
     for b in range(B):
         for y in range(H):
             for x in range(W):
-                stream, i = source(b, y, x, label_box, box, len(labels))
+                stream, i = source(b, y, x, label_box, box, partner, len(labels))
                 if stream == 'labeled':
                     exists = kept = labels[i, y, x] != IGNORE
                     label = labels[i, y, x]

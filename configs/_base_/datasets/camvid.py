@@ -10,14 +10,14 @@ image_size = (160, 120)  # width, height
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegAnnotations'),
-    dict(type='RandomResize', scale=image_size, ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomResize', scale=image_size, ratio_range=(0.5, 2.0), keep_ratio=True, backend='pillow'),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=image_size),
+    dict(type='Resize', scale=image_size, backend='pillow'),
     # After Resize, so that the ground truth keeps its size: predictions are resized to it.
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
@@ -54,7 +54,11 @@ tta_pipeline = [
         type='TestTimeAug',
         transforms=[
             [
-                dict(type='Resize', scale=(round(image_size[0] * factor), round(image_size[1] * factor)))
+                dict(
+                    type='Resize',
+                    scale=(round(image_size[0] * factor), round(image_size[1] * factor)),
+                    backend='pillow',
+                )
                 for factor in (0.75, 1.0, 1.25)
             ],
             [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)],

@@ -7,13 +7,13 @@ half_size = (1024, 512)  # width, height
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegAnnotations'),
-    dict(type='Resize', scale=half_size),
+    dict(type='Resize', scale=half_size, backend='pillow'),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=half_size),
+    dict(type='Resize', scale=half_size, backend='pillow'),
     # After Resize, so that the ground truth keeps its size.
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),

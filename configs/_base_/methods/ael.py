@@ -16,7 +16,9 @@ model = dict(
     labeled_weight=1.0,
     # The strong view is CutMix alone, and every image is mixed: half of it, where no region is found.
     data_preprocessor=dict(
-        strong=None, cutmix=dict(_delete_=True, type='FixedAreaCutMix', sides='logarithm', prob=1.0)
+        strong=None,
+        padding='mean',
+        cutmix=dict(_delete_=True, type='FixedAreaCutMix', sides='logarithm', prob=1.0),
     ),
 )
 default_hooks = dict(

@@ -12,5 +12,6 @@ model = dict(
         strong=dict(type='StrongView'),
         num_strong=1,
         cutmix=dict(type='CutMix'),
+        padding='black',
     ),
 )

@@ -23,8 +23,10 @@ model = dict(
             norm_cfg=dict(type='SyncBN'),
         ),
     ),
-    # The strong view is CutMix alone.
-    data_preprocessor=dict(strong=None),
+    # The strong view is CutMix alone, half of the image, as in U2PL.
+    data_preprocessor=dict(
+        strong=None, padding='mean', cutmix=dict(_delete_=True, type='FixedAreaCutMix', sides='width', prob=0.5)
+    ),
 )
 default_hooks = dict(
     checkpoint=dict(save_best='teacher/mIoU'),

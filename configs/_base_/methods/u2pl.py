@@ -29,7 +29,9 @@ model = dict(
         ),
     ),
     # The strong view is CutMix alone, half of the image.
-    data_preprocessor=dict(strong=None, cutmix=dict(_delete_=True, type='FixedAreaCutMix', sides='width', prob=0.5)),
+    data_preprocessor=dict(
+        strong=None, padding='mean', cutmix=dict(_delete_=True, type='FixedAreaCutMix', sides='width', prob=0.5)
+    ),
     # The first epoch is supervised alone, and leaves the teacher a copy of the student.
     unsup_start=1,
 )

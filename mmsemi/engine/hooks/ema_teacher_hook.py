@@ -31,6 +31,8 @@ class EMATeacherHook(Hook):
             ``momentum``, as in the released code of DSSN. Defaults to True.
         copy_epochs (float): Epochs in which the teacher is a copy of the student; the warm-up counts from their end.
             Defaults to 0.
+        count_copies (bool): The warm-up counts from the start of training instead, as in the released code of AugSeg.
+            Defaults to False.
 
     Raises:
         ValueError: If an argument is out of range; before training, if the model has no teacher.
@@ -39,7 +41,12 @@ class EMATeacherHook(Hook):
     priority = 'HIGH'
 
     def __init__(
-        self, momentum: float = 0.99, buffers: str = 'average', warmup: bool = True, copy_epochs: float = 0.0
+        self,
+        momentum: float = 0.99,
+        buffers: str = 'average',
+        warmup: bool = True,
+        copy_epochs: float = 0.0,
+        count_copies: bool = False,
     ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f'EMATeacherHook: momentum must lie in [0, 1), not {momentum}.')
@@ -51,6 +58,7 @@ class EMATeacherHook(Hook):
         self.buffers = buffers
         self.warmup = warmup
         self.copy_epochs = copy_epochs
+        self.count_copies = count_copies
 
     def before_train(self, runner: Runner) -> None:
         """Pair the tensors of both branches."""
@@ -79,8 +87,8 @@ class EMATeacherHook(Hook):
     def _momentum_at(self, runner: Runner) -> float:
         """The share of the old teacher that this step keeps."""
         first = round(self.copy_epochs * len(runner.train_dataloader)) if self.copy_epochs else 0
-        past = runner.iter - first
-        if past <= 0:
+        past = runner.iter - (0 if self.count_copies else first)
+        if runner.iter < first or past == 0:
             return 0.0
         return min(1 - 1 / (past + 1), self.momentum) if self.warmup else self.momentum
 

@@ -31,6 +31,11 @@ class BoxMix(ABC):
             raise ValueError(f'{type(self).__name__}: prob must lie in [0, 1], not {prob}.')
         self.prob = prob
 
+    def check(self, height: int, width: int) -> None:
+        """Refuse a size of images for which there is no box; raises ``ValueError``."""
+        if min(height, width) < 1:
+            raise ValueError(f'{type(self).__name__}: images of {height} x {width} have no box.')
+
     @abstractmethod
     def boxes(self, batch: int, height: int, width: int, device: torch.device | str) -> Tensor:
         """Draw a box for each of ``batch`` images, long, (batch, 4)."""
@@ -58,7 +63,7 @@ class CutMix(BoxMix):
         aspect (tuple[float, float]): Range of height / width. Defaults to (0.3, 1 / 0.3).
 
     Raises:
-        ValueError: If a range is empty or outside its limits; when called, if no such box fits into the image.
+        ValueError: If a range is empty or outside its limits; from ``check``, if no such box fits into the image.
     """
 
     def __init__(
@@ -75,14 +80,19 @@ class CutMix(BoxMix):
         self.area = area
         self.aspect = aspect
 
-    def boxes(self, batch: int, height: int, width: int, device: torch.device | str) -> Tensor:
-        """Draw a box for each image."""
+    def check(self, height: int, width: int) -> None:
+        """Refuse a size into which a box of the largest area fits with no aspect."""
+        super().check(height, width)
         largest, (lowest, highest) = self.area[1] * height * width, self.aspect
         if largest * lowest >= (height + 1) ** 2 or largest >= highest * (width + 1) ** 2:
             raise ValueError(
                 f'CutMix: no box of {self.area[1]} of the image with an aspect within {self.aspect} fits into '
                 f'{height} x {width}; set model.data_preprocessor.cutmix.area or .aspect.'
             )
+
+    def boxes(self, batch: int, height: int, width: int, device: torch.device | str) -> Tensor:
+        """Draw a box for each image."""
+        self.check(height, width)
         draw = torch.rand(4, batch, dtype=torch.float64, device=device)
         area = (self.area[0] + (self.area[1] - self.area[0]) * draw[0]) * (height * width)
         box_h, box_w = self._sides(area[:, None], draw[1][:, None], height, width)
@@ -90,10 +100,11 @@ class CutMix(BoxMix):
 
     def _sides(self, area: Tensor, draw: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Height and width of boxes of ``area`` pixels, (B,), each by a number in [0, 1); both arguments (B, 1)."""
-        whole = torch.arange(1, max(height, width) + 1, dtype=area.dtype, device=area.device).square()
+        whole = torch.arange(1, max(height, width) + 2, dtype=area.dtype, device=area.device).square()
         ends = (torch.full_like(area, end) for end in self.aspect)
-        # The aspects at which floor(sqrt(area * aspect)) and floor(sqrt(area / aspect)) change.
-        edges = torch.cat([whole[:height] / area, area / whole[:width], *ends], 1)
+        # The aspects at which floor(sqrt(area * aspect)) and floor(sqrt(area / aspect)) change, up to where a side is
+        # too long.
+        edges = torch.cat([whole[: height + 1] / area, area / whole[: width + 1], *ends], 1)
         edges = edges.clamp(*self.aspect).sort(1).values
         middle = (edges[:, 1:] + edges[:, :-1]) / 2
         box_h, box_w = (area * middle).sqrt().floor(), (area / middle).sqrt().floor()

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
-from kornia import enhance, filters
-from torch import Tensor
 
 from mmsemi.registry import MODELS
 
+from .changes import Change, within
+from .strong import PhotometricView
+
+_NAMES = (
+    'identity', 'autocontrast', 'equalize', 'blur', 'contrast', 'brightness', 'color', 'sharpness', 'posterize',
+    'solarize', 'hue',
+)  # fmt: skip
+
 
 @MODELS.register_module()
-class RandomIntensity:
+class RandomIntensity(PhotometricView):
     """A random number of changes of intensity, each image its own, with strengths of its own.
 
     The changes are those of PIL that RandAugment made common: identity, autocontrast, equalize, blur, contrast,
     brightness, color, sharpness, posterize, solarize and hue. An image gets 1 to ``max_ops`` different ones, all
     numbers and all sets equally likely, one after another in random order.
 
-    What is drawn for each sample is drawn on the host, as kornia does; the images stay where they are.
-
     Source: AugSeg, Zhao et al., 2023 (arXiv:2212.04976), the random intensity-based augmentation.
 
     Args:
         max_ops (int): Most changes of an image. Defaults to 3.
+        repeat (bool): An image may get a change more than once, as in the released code. Defaults to False.
         blur_sigma (tuple[float, float]): Range of the Gaussian's standard deviation in pixels. Defaults to (0.1, 2.0).
         factor (tuple[float, float]): Range of PIL's enhancement factor of contrast, brightness, color and sharpness: 1
             leaves the image, 0 leaves nothing of the property. Defaults to (0.05, 0.95).
-        posterize_bits (tuple[int, int]): Range of the bits kept of 8, both ends included. Defaults to (4, 8).
-        solarize_threshold (tuple[float, float]): Range of the level, of 255, from which on values are inverted.
-            Defaults to (1, 256).
+        posterize_bits (tuple[int, int]): Range of the bits kept of 8, both ends included. Defaults to (4, 7).
+        solarize_threshold (tuple[int, int]): Range of the level, of 255, from which on values are inverted, both ends
+            included. Defaults to (1, 255).
         hue (tuple[float, float]): Range of the turn of the hue, in turns, to either side. Defaults to (0.0, 0.5).
 
     Raises:
@@ -41,10 +45,11 @@ class RandomIntensity:
     def __init__(
         self,
         max_ops: int = 3,
+        repeat: bool = False,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
         factor: tuple[float, float] = (0.05, 0.95),
-        posterize_bits: tuple[int, int] = (4, 8),
-        solarize_threshold: tuple[float, float] = (1, 256),
+        posterize_bits: tuple[int, int] = (4, 7),
+        solarize_threshold: tuple[int, int] = (1, 255),
         hue: tuple[float, float] = (0.0, 0.5),
     ) -> None:
         for name, (low, high), least, most in (
@@ -59,61 +64,36 @@ class RandomIntensity:
                     f'RandomIntensity: {name} must be an ascending range '
                     f'{"above 0" if name == "blur_sigma" else f"within [{least}, {most}]"}, not {(low, high)}.'
                 )
-        # Three standard deviations on either side hold 99.7 % of the kernel's mass.
-        kernel = 2 * math.ceil(3 * blur_sigma[1]) + 1
-        levels = posterize_bits[1] - posterize_bits[0] + 1
-
-        # Every change takes images (n, 3, H, W) and strengths (n,) in [0, 1).
-        self.operations: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            'identity': lambda x, _: x,
-            'autocontrast': lambda x, _: _autocontrast(x),
-            'equalize': lambda x, _: enhance.equalize(x),
-            'blur': lambda x, u: filters.gaussian_blur2d(x, kernel, _within(blur_sigma, u)[:, None].expand(-1, 2)),
-            'contrast': lambda x, u: enhance.adjust_contrast_with_mean_subtraction(x, _within(factor, u)),
-            'brightness': lambda x, u: enhance.adjust_brightness_accumulative(x, _within(factor, u)),
-            'color': lambda x, u: enhance.adjust_saturation_with_gray_subtraction(x, _within(factor, u)),
-            'sharpness': lambda x, u: enhance.sharpness(x, _within(factor, u)),
-            'posterize': lambda x, u: enhance.posterize(x, posterize_bits[0] + (levels * u).floor().to(torch.int32)),
-            'solarize': lambda x, u: enhance.solarize(x, _within(solarize_threshold, u) / 255),
-            'hue': lambda x, u: enhance.adjust_hue(x, 2 * math.pi * _either_side(hue, u)),
-        }
-        if not 1 <= max_ops <= len(self.operations):
-            raise ValueError(f'RandomIntensity: max_ops must lie in [1, {len(self.operations)}], not {max_ops}.')
+        if not 1 <= max_ops <= len(_NAMES):
+            raise ValueError(f'RandomIntensity: max_ops must lie in [1, {len(_NAMES)}], not {max_ops}.')
         self.max_ops = max_ops
+        self.repeat = repeat
+        self.limits = dict.fromkeys(('contrast', 'brightness', 'color', 'sharpness'), factor)
+        self.limits |= dict(blur=blur_sigma, posterize=posterize_bits, solarize=solarize_threshold, hue=hue)
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Change RGB ``images`` (B, 3, H, W) in [0, 1]; the result lies in [0, 1] too."""
-        images, batch = images.clone(), len(images)
-        # On the host, since the draw decides what runs: the device is told rows and strengths and never waited for.
-        drawn = torch.rand(batch, len(self.operations)).argsort(1)[:, : self.max_ops]
-        count = torch.randint(1, self.max_ops + 1, (batch, 1))
-        drawn = drawn.masked_fill(torch.arange(self.max_ops) >= count, -1)
-        strengths = torch.rand(batch, self.max_ops, dtype=images.dtype)
-        sent = strengths.to(images.device, non_blocking=True)
-        for position in range(self.max_ops):
-            for number, (name, change) in enumerate(self.operations.items()):
-                rows = (drawn[:, position] == number).nonzero()[:, 0]
-                if len(rows):
-                    # kornia looks at the width of a blur on the host.
-                    strength = strengths[rows, position]
-                    rows = rows.to(images.device, non_blocking=True)
-                    changed = change(images[rows], strength if name == 'blur' else sent[rows, position])
-                    images.index_copy_(0, rows, changed.clamp(0, 1))
-        return images
+    def orders(self, batch: int) -> list[list[Change]]:
+        """Draw the changes of each of ``batch`` images, the first first."""
+        count, places, strengths = torch.rand(batch, 1 + len(_NAMES) + self.max_ops, dtype=torch.float64).split(
+            [1, len(_NAMES), self.max_ops], 1
+        )
+        orders = []
+        for (number,), place, strength in zip(count.tolist(), places.tolist(), strengths.tolist(), strict=True):
+            if self.repeat:
+                names = [_NAMES[math.floor(len(_NAMES) * x)] for x in place[: self.max_ops]]
+            else:
+                names = [_NAMES[i] for i in sorted(range(len(_NAMES)), key=place.__getitem__)]
+            chosen = names[: 1 + math.floor(self.max_ops * number)]
+            orders.append([Change(name, self.strength(name, x)) for name, x in zip(chosen, strength, strict=False)])
+        return orders
 
-
-def _within(limits: tuple[float, float], strength: Tensor) -> Tensor:
-    return limits[0] + (limits[1] - limits[0]) * strength
-
-
-def _either_side(limits: tuple[float, float], strength: Tensor) -> Tensor:
-    """A value within ``limits``, or its negative, equally likely, for a ``strength`` uniform in [0, 1)."""
-    signed = 2 * strength - 1
-    return _within(limits, signed.abs()).copysign(signed)
-
-
-def _autocontrast(images: Tensor) -> Tensor:
-    """Stretch each channel of each image to [0, 1]; a channel of one value stays."""
-    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    return torch.where(high > low, (images - low) / (high - low), images)
+    def strength(self, name: str, share: float) -> float:
+        """How strong a change is, for a ``share`` uniform in [0, 1)."""
+        if name not in self.limits:
+            return 0.0
+        low, high = self.limits[name]
+        if name in ('posterize', 'solarize'):
+            return low + math.floor((high - low + 1) * share)
+        if name == 'hue':
+            signed = 2 * share - 1
+            return math.copysign(within((low, high), abs(signed)), signed)
+        return within((low, high), share)
