@@ -66,7 +66,8 @@ def test_the_contrast_is_the_released(case):
     _, losses = step(model, batch, {**views, 'labeled': first, 'weak': first, 'guide': first})
     for level in ('low', 'high'):
         ours = losses[f'unsup.loss_contrast_{level}']
-        assert ours.isfinite() and close(ours, expected['weight_in_total'] * corrected(expected['value'], first, second))
+        value = corrected(expected['value'], first, second)
+        assert ours.isfinite() and close(ours, expected['weight_in_total'] * value)
 
 
 @cases('dssn_total')
