@@ -89,7 +89,9 @@ setup(
         ],
         # What tools/dataset_converters/acdc.py reads scans with.
         'acdc': ['nibabel>=5.0'],
-        'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'ruff>=0.9', 'setuptools>=70.1', 'nibabel>=5.0'],
+        # Encoders of timm, by mmseg's and mmpretrain's TIMMBackbone; DINOv3 is there from this version on.
+        'timm': ['timm>=1.0.20'],
+        'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'ruff>=0.9', 'setuptools>=70.1', 'nibabel>=5.0', 'timm>=1.0.20'],
     },
     cmdclass={'build_py': BuildWithMim},
 )

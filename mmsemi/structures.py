@@ -132,3 +132,20 @@ class Streams:
         """Where strong view ``i``, mixed, shows pixels of unlabeled images, padding left out, bool, (Bu, H, W)."""
         shown = self.valid & ~self.pasted[i].mask if self.pasted else self.valid
         return self.mix[i].maps(self.valid, shown)
+
+
+@dataclass
+class Seen:
+    """What a method saw in a step, for those who look at it: no loss reads it.
+
+    Args:
+        streams (Streams): The batch.
+        pseudo (PseudoLabel, optional): The labels that the method gave the weak view.
+        predictions (dict[str, Tensor]): Classes that the views of the unlabeled images got, by view, (Bu, H, W).
+        maps (dict[str, Tensor]): What a method shows of itself, by name: class maps, long, or other maps, (Bu, H, W).
+    """
+
+    streams: Streams
+    pseudo: PseudoLabel | None = None
+    predictions: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)

@@ -110,6 +110,35 @@ def make_cityscapes(root: Path | str, n_train: int = 6, n_val: int = 2, size: tu
     return root
 
 
+_ADE20K = (('images', '.jpg'), ('annotations', '.png'))
+
+
+def make_ade20k(root: Path | str, n_train: int = 6, n_val: int = 2, size: tuple[int, int] = (24, 16)) -> Path:
+    """ADE20K as it is distributed: id 0 is ignored, 1 to 150 are the classes."""
+    root, rng = Path(root), np.random.default_rng(0)
+    for split, short, count in (('training', 'train', n_train), ('validation', 'val', n_val)):
+        for i in range(1, count + 1):
+            files = [root / f'{folder}/{split}/ADE_{short}_{{:08d}}{suffix}' for folder, suffix in _ADE20K]
+            image, mask = (Path(str(file).format(i)) for file in files)
+            if i <= 8:
+                write_scene(rng, image, mask, size, 151)
+            else:
+                # Thousands of files, as one of the published partitions wants, and few of them drawn.
+                for file in files:
+                    Path(str(file).format(i)).hardlink_to(str(file).format(i % 8 + 1))
+    return root
+
+
+def make_coco81(root: Path | str, n_train: int = 6, n_val: int = 2, size: tuple[int, int] = (24, 16)) -> Path:
+    """COCO 2017 with the masks of 81 classes that the converter writes."""
+    root, rng = Path(root), np.random.default_rng(0)
+    for split, count in (('train2017', n_train), ('val2017', n_val)):
+        for _ in range(count):
+            name = f'{rng.integers(10**6):012d}'
+            write_scene(rng, root / f'{split}/{name}.jpg', root / f'masks/{name}.png', size, 81)
+    return root
+
+
 def make_acdc(
     root: Path | str, patients: int = 12, scans: int = 2, slices: int = 2, size: tuple[int, int] = (60, 50)
 ) -> Path:

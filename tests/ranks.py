@@ -10,6 +10,8 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed
 
+from mmsemi.apis.launch import leave
+
 WORLD_SIZE = 2
 
 
@@ -23,5 +25,5 @@ def _call(rank: int, function: Callable[..., None], folder: str, *args) -> None:
     store, timeout = f'file://{folder}/store', timedelta(minutes=5)
     distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=WORLD_SIZE, timeout=timeout)
     function(rank, folder, *args)
-    # A group left to the interpreter's end may have a thread running still, which aborts the process.
     distributed.destroy_process_group()
+    leave(0)

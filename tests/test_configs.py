@@ -15,6 +15,7 @@ import mmsemi.engine
 import mmsemi.models  # noqa: F401
 from mmsemi import registry
 from mmsemi.apis.launch import prepare_config
+from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.registry import HOOKS, LOOPS, MODELS
 from tests import data
 from tests.project import ROOT, project_files
@@ -34,7 +35,10 @@ def roots(tmp_path_factory) -> dict[str, str]:
     for mask in (shapes / 'SegmentationClassAug').glob('*.png'):
         mask.rename(shapes / 'SegmentationClass' / mask.name)
     data.make_acdc(root / 'acdc')
-    return {name: str(root / name) for name in ('voc', 'cityscapes', 'camvid', 'shapes', 'acdc')}
+    data.make_ade20k(root / 'ADEChallengeData2016', n_train=2600)
+    data.make_coco81(root / 'coco', n_train=40)
+    names = ('voc', 'cityscapes', 'camvid', 'shapes', 'acdc', 'ADEChallengeData2016', 'coco')
+    return {name: str(root / name) for name in names}
 
 
 @pytest.fixture
@@ -60,11 +64,16 @@ def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
     cfg = Config.fromfile(ROOT / path)
     assert len((ROOT / path).read_text().splitlines()) < 40, 'a config is a few lines over its bases'
     cfg.model.student.pretrained = None
+    if 'TIMMBackbone' in cfg.model.student.backbone.type:
+        pytest.importorskip('timm', reason="needs timm: pip install 'mmsemi[timm]'")
+        cfg.model.student.backbone.pretrained = False
     cfg.load_from = None
     redirect(cfg._cfg_dict, roots)
     prepare_config(cfg, launcher='none')
     model = MODELS.build(cfg.model).train()
     assert torch.cuda.is_available() or not any(isinstance(m, torch.nn.SyncBatchNorm) for m in model.modules())
+    if cfg.model.student.backbone.type != 'UNetEncoder':  # whose stages are no repeated blocks
+        assert recompute_blocks(model.student.segmentor.backbone), 'with_cp works for every other network'
     for name, hook in cfg.default_hooks.items():
         assert name == 'visualization' or HOOKS.build(hook), 'mmseg builds its own once there is a visualizer'
     assert LOOPS.get(cfg.val_cfg.type) and LOOPS.get(cfg.test_cfg.type)
@@ -74,7 +83,7 @@ def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
     streams = model.data_preprocessor(next(iter(loader)), training=True)['inputs']
     sampler = cfg.train_dataloader.sampler
     size = tuple(cfg.crop_size)
-    assert streams.labeled.shape == (sampler.labeled, 3, *size)
+    assert streams.labeled.shape == (sampler.labeled, model.student.in_channels, *size)
     assert streams.weak.shape[0] == sampler.unlabeled and len(streams.strong) == model.data_preprocessor.num_strong
     counted = streams.labels[streams.labels != 255]
     assert counted.numel() and counted.max() < model.num_classes

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,23 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmsemi.engine import Stopped
 from tests import tiny_run
 
 
 class Kill(Hook):
-    """Ends the run as abruptly as Python can."""
+    """Ends the run in an iteration: as abruptly as Python can, or by a signal, which lets it finish the iteration."""
 
-    def __init__(self, iteration: int) -> None:
+    def __init__(self, iteration: int, number: signal.Signals | None = None) -> None:
         self.iteration = iteration
+        self.number = number
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if runner.iter + 1 == self.iteration:
+        if runner.iter + 1 != self.iteration:
+            return
+        if self.number is None:
             raise KeyboardInterrupt
+        os.kill(os.getpid(), self.number)
 
 
 def train(cfg, *hooks: Hook, **kwargs) -> None:
@@ -36,7 +43,7 @@ def train(cfg, *hooks: Hook, **kwargs) -> None:
 
 
 def saved(work_dir: Path, epoch: int) -> dict:
-    return torch.load(work_dir / f'epoch_{epoch}.pth', weights_only=False)
+    return torch.load(work_dir / f'epoch_{epoch}.pth', weights_only=True)
 
 
 @pytest.mark.parametrize('mpmc', [False, True], ids=['alone', 'with MPMC'])
@@ -52,10 +59,15 @@ def test_losses_are_finite_and_a_killed_run_resumes_to_the_end_of_a_straight_one
     assert method == 'Supervised' or any(name.startswith('unsup.loss') for name in named)
     assert ('sup.loss_patch' in named) == mpmc
 
+    # With MPMC, which keeps all the state that the method has alone, the run is stopped in the middle of an epoch.
     broken = tiny_run.config(method, drawn, tmp_path / 'broken', workers=0 if mpmc else 2, mpmc=mpmc)
-    with pytest.raises(KeyboardInterrupt):
-        train(broken, Kill(3))
-    train(broken, resume=True, experiment_name=f'{broken.experiment_name}-again')
+    with pytest.raises(Stopped if mpmc else KeyboardInterrupt):
+        train(broken, Kill(3, signal.SIGTERM if mpmc else None))
+    if mpmc:
+        assert (tmp_path / 'broken/last_checkpoint').read_text() == 'iter_3.pth\n'
+    rest = tiny_run.Losses()
+    train(broken, rest, resume=True, experiment_name=f'{broken.experiment_name}-again')
+    assert rest.steps == losses.steps[3 if mpmc else 2 :]
     a, b = saved(tmp_path / 'straight', 2), saved(tmp_path / 'broken', 2)
     assert a['state_dict'].keys() == b['state_dict'].keys()
     different = [key for key, value in a['state_dict'].items() if not torch.equal(value, b['state_dict'][key])]

@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from mmsemi import engine
 from mmsemi.apis.launch import prepare_config
+from mmsemi.models import OhemCrossEntropyLoss
 from tests import tiny, tiny_run
 from tests.ranks import on_two_ranks
 
@@ -33,6 +34,10 @@ STATES = {
     'MeanTeacher': (dict(threshold=0.3), ['EMATeacherHook'], 'teacher'),
     # No random features: ranks draw their own.
     'UniMatch': (dict(threshold=0.3, feature_dropout=0.0), [], 'student'),
+    # The same.
+    'PrevMatch': (dict(threshold=0.3, feature_dropout=0.0, length=1), [], 'student'),
+    # The same.
+    'UniMatchV2': (dict(threshold=0.3, dropout=None), ['EMATeacherHook'], 'teacher'),
     'MLLC': (dict(threshold=0.3), ['EMATeacherHook', 'PrototypeHook'], 'prototypes.0.value'),
     # The same.
     'DSSN': (dict(threshold=0.3, class_ratio=0.8, feature_dropout=0.0), ['EMATeacherHook'], 'teacher'),
@@ -74,10 +79,25 @@ def step_through(rank: int, world: int, folder: str) -> None:
         torch.save(three_steps(rank, world, method, plugins), f'{folder}/{method}-{mpmc}-{world}-{rank}.pt')
 
 
-def three_steps(rank: int, world: int, method: str, plugins: list[dict]) -> tuple[dict, torch.Tensor, float]:
+# Methods that run the student in one, in two and in three passes.
+RECOMPUTED = ('MLLC', 'CorrMatch', 'UniMatch')
+
+
+def recompute(rank: int, world: int, folder: str) -> None:
+    """Take some methods through the same steps, with blocks that are computed again in the backward pass."""
+    init_default_scope('mmsemi')
+    for method in RECOMPUTED:
+        torch.save(three_steps(rank, world, method, [], with_cp=True), f'{folder}/{method}-recomputed-{rank}.pt')
+
+
+def three_steps(
+    rank: int, world: int, method: str, plugins: list[dict], with_cp: bool = False
+) -> tuple[dict, torch.Tensor, float]:
     """The state that three steps leave, the threshold of each, and a number that ranks averaged."""
     arguments, names, _ = STATES[method]
-    model = tiny.build(method, norm=GROUPS, plugins=plugins, **arguments).double().train()
+    student = tiny.segmentor(GROUPS)
+    student['backbone']['with_cp'] = with_cp
+    model = tiny.build(method, norm=GROUPS, plugins=plugins, student=student, **arguments).double().train()
     wrapped = MMDistributedDataParallel(model, device_ids=None) if world > 1 else model
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     hooks = [getattr(engine, name)() for name in names]
@@ -108,6 +128,25 @@ def three_steps(rank: int, world: int, method: str, plugins: list[dict]) -> tupl
     model.epoch.fill_(rank)
     engine.SyncStatisticsHook().after_train_epoch(SimpleNamespace(model=wrapped))
     return state, torch.stack(thresholds), float(model.epoch)
+
+
+SHARES = (0.01, 0.3, 0.8, 1.0)
+
+
+def learn_hard_pixels(rank: int, world: int, folder: str) -> None:
+    """OHEM's loss and gradient of this rank's part of 6 images, some of which are mostly void, for several shares."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(6, 4, 8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 4, (6, 8, 8), generator=generator)
+    labels[:2, 1:] = 255
+    part = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    found = []
+    for share in SHARES:
+        own = logits[part].clone().requires_grad_()
+        loss = OhemCrossEntropyLoss(0.3, share)(own, labels[part])
+        loss.backward()
+        found.append((loss.detach(), own.grad))
+    torch.save(found, f'{folder}/ohem-{world}-{rank}.pt')
 
 
 def run_through(rank: int, folder: str, drawn: str) -> None:
@@ -147,6 +186,8 @@ def rank_of_two(rank: int, folder: str, drawn: str) -> None:
     """All that two ranks do here, in one pair of processes: each takes seconds to start."""
     os.environ['LOCAL_RANK'] = str(rank)  # mmengine reads it, as torchrun sets it
     step_through(rank, 2, folder)
+    learn_hard_pixels(rank, 2, folder)
+    recompute(rank, 2, folder)
     with pytest.MonkeyPatch.context() as patch:
         tiny_run.shorten_runs(patch)
         run_through(rank, folder, drawn)
@@ -166,6 +207,7 @@ def left(tmp_path_factory, drawn) -> Path:
                 patch.setenv('CUDA_VISIBLE_DEVICES', '')
                 on_two_ranks(rank_of_two, folder, str(drawn))
             step_through(0, 1, str(folder))
+            learn_hard_pixels(0, 1, str(folder))
             (folder / 'complete').touch()
     return folder
 
@@ -209,6 +251,22 @@ def test_two_ranks_hold_the_state_and_thresholds_of_one_process_with_both_batche
                 assert torch.allclose(value, state[key], atol=1e-8), key
             else:
                 assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize('method', RECOMPUTED)
+def test_two_ranks_may_compute_blocks_again_in_the_backward_pass(method, left):
+    for rank in (0, 1):
+        kept, again = (torch.load(left / f'{method}-{kind}-{rank}.pt')[0] for kind in ('False-2', 'recomputed'))
+        assert all(torch.allclose(value, again[key], atol=1e-10) for key, value in kept.items())
+
+
+@pytest.mark.parametrize('share', range(len(SHARES)), ids=map(str, SHARES))
+def test_the_hard_pixels_of_two_ranks_are_those_of_one_process_with_all_images(share, left):
+    loss, gradient = torch.load(left / 'ohem-1-0.pt')[share]
+    losses, gradients = zip(*(torch.load(left / f'ohem-2-{rank}.pt')[share] for rank in (0, 1)), strict=True)
+    # Gradients are averaged over ranks.
+    assert torch.allclose(sum(losses) / 2, loss, atol=1e-10)
+    assert torch.allclose(torch.cat(gradients) / 2, gradient, atol=1e-10)
 
 
 def test_every_method_steps_on_two_ranks():

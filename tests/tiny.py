@@ -42,6 +42,8 @@ METHODS: dict[str, dict] = {
     'AEL': dict(region_stride=2),
     'AugSeg': dict(data_preprocessor=dict(strong=dict(type='RandomIntensity'), cutmix=dict(type='BetaCutMix'))),
     'UniMatch': dict(data_preprocessor=dict(num_strong=2)),
+    'PrevMatch': dict(data_preprocessor=dict(num_strong=2), length=2),
+    'UniMatchV2': dict(data_preprocessor=dict(num_strong=2)),
     'DSSN': dict(data_preprocessor=dict(num_strong=2)),
     'CorrMatch': dict(
         heads=dict(

@@ -10,6 +10,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mmsemi.engine import choose_train_loop
+
 ROOT = Path(__file__).resolve().parents[1]
 METHOD_FILES = {
     'Supervised': 'supervised',
@@ -19,6 +21,8 @@ METHOD_FILES = {
     'AEL': 'ael',
     'AugSeg': 'augseg',
     'UniMatch': 'unimatch',
+    'UniMatchV2': 'unimatch_v2',
+    'PrevMatch': 'prevmatch',
     'DSSN': 'dssn',
     'ESL': 'esl',
     'U2PL': 'u2pl',
@@ -85,6 +89,7 @@ def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: in
     cfg.param_scheduler = [dict(type='PolyLR', power=0.9, by_epoch=True, convert_to_iter_based=True, end=2)]
     cfg.default_hooks.logger.interval = 1
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+    choose_train_loop(cfg)
     cfg.work_dir = str(work_dir)
     # Instances of mmengine are known by name in the whole process; each run of the tests wants its own.
     cfg.experiment_name = cfg.visualizer.name = f'{path}-{work_dir}'.replace('/', '-')

@@ -26,6 +26,7 @@ from PIL import Image
 
 from mmsemi.apis.launch import UsageError, find_config, quiet, run
 from mmsemi.apis.runs import Run, available_cores, find_tool, last_line, start_tool, train_all
+from mmsemi.engine import checkpoints
 from mmsemi.registry import DATASETS
 
 METHODS = {
@@ -38,6 +39,8 @@ METHODS = {
     'esl': 'ESL',
     'u2pl': 'U2PL',
     'corrmatch': 'CorrMatch',
+    'unimatch_v2': 'UniMatch V2',
+    'prevmatch': 'PrevMatch',
     'ael': 'AEL',
 }
 BASELINE = 'supervised'
@@ -65,7 +68,7 @@ def draw_data(root: Path) -> None:
 
 def evaluate(training: Run, predictions: Path) -> float:
     """Evaluate the last checkpoint, write its predictions as PNG files, and return mIoU in percent."""
-    checkpoint = (training.work_dir / 'last_checkpoint').read_text(encoding='utf-8').strip()
+    checkpoint = checkpoints.last(training.work_dir)
     work_dir = training.work_dir / 'test'
     work_dir.mkdir(exist_ok=True)
     log = work_dir / 'console.log'

@@ -1,6 +1,7 @@
 """Evaluate a checkpoint.
 
 python tools/test.py configs/mllc/mllc_r101_voc.py work_dirs/mllc_r101_voc/epoch_150.pth --branch teacher
+python tools/test.py configs/mllc/mllc_r101_voc.py work_dirs/mllc_r101_voc_baseline/epoch_150.pth --baseline
 """
 
 from __future__ import annotations

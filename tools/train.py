@@ -1,44 +1,32 @@
 """Train a segmentor.
 
 python tools/train.py configs/mllc/mllc_r101_voc.py
+python tools/train.py configs/mllc/mllc_r101_voc.py --batch 8 8
+python tools/train.py configs/mllc/mllc_r101_voc.py --baseline
 bash tools/dist_train.sh configs/mllc/mllc_r101_voc.py 4
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from mmsemi.apis.batch import add_batch_arguments, count_processes, tell_batch
 from mmsemi.apis.launch import UsageError, add_arguments, build_runner, load_config, run
+from mmsemi.apis.resuming import add_resume_arguments, set_resume
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train a segmentor')
     parser.add_argument('config', help='config file')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='continue a run: from CHECKPOINT, or without it from the latest one in the work folder',
-    )
+    add_resume_arguments(parser)
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    add_batch_arguments(parser)
     add_arguments(parser)
     return parser.parse_args()
-
-
-def set_resume(cfg: Config, checkpoint: str | None) -> None:
-    """Continue from ``checkpoint``, a path or 'auto'; None starts as the config says."""
-    if checkpoint is None:
-        return
-    cfg.resume = True
-    cfg.load_from = None if checkpoint == 'auto' else checkpoint
-    if cfg.load_from and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
-        raise UsageError(f'The checkpoint {checkpoint} does not exist; correct --resume.')
 
 
 def enable_amp(cfg: Config) -> None:
@@ -55,10 +43,14 @@ def main() -> None:
     """Build the runner and train."""
     args = parse_args()
     cfg = load_config(args)
-    set_resume(cfg, args.resume)
+    set_resume(cfg, args.resume, args.overwrite)
     if args.amp:
         enable_amp(cfg)
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    if args.baseline:
+        runner.logger.info(f'Supervised baseline of {args.config}: its network, crop, schedule and loss, labels alone.')
+    tell_batch(cfg, count_processes(args.launcher), runner.logger)
+    runner.train()
 
 
 if __name__ == '__main__':

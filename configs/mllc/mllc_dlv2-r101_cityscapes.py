@@ -1,4 +1,4 @@
-# DMT's protocol for DeepLabV2: images halved to 512 x 1024, crop 256 x 512, no scaling, no flip.
+# DMT's protocol for DeepLabV2: images halved to 512 x 1024, scale 0.5 to 1.5, crop 256 x 512, one rate for all.
 _base_ = [
     '../_base_/models/deeplabv2_r101.py',
     '../_base_/datasets/cityscapes_half.py',
@@ -7,8 +7,10 @@ _base_ = [
 ]
 network = _base_.network
 network.decode_head.num_classes = 19
+network.decode_head.align_corners = True
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(embedding=dict(in_channels=2048, source='backbone', downsample=1), graph=dict(num_classes=19)),
+    heads=dict(embedding=dict(source='backbone', downsample=1)),
 )
+optim_wrapper = dict(optimizer=dict(lr=4e-3, weight_decay=5e-4))

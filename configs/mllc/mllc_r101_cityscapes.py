@@ -11,5 +11,4 @@ network.test_cfg = dict(mode='slide', crop_size=_base_.crop_size, stride=(534, 5
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(graph=dict(num_classes=19)),
 )

@@ -11,8 +11,5 @@ model = dict(
     unsup_warmup=6,
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(
-        embedding=dict(in_channels=64, out_channels=64, norm_cfg=dict(type='BN')),
-        graph=dict(num_classes=8, feature_channels=64),
-    ),
+    heads=dict(embedding=dict(out_channels=64, norm_cfg=dict(type='BN'))),
 )

@@ -9,8 +9,5 @@ network.decode_head.num_classes = 11
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(
-        embedding=dict(in_channels=64, out_channels=64, norm_cfg=dict(type='BN')),
-        graph=dict(num_classes=11, feature_channels=64),
-    ),
+    heads=dict(embedding=dict(out_channels=64, norm_cfg=dict(type='BN'))),
 )

@@ -1,2 +1,3 @@
-_base_ = '../unimatch/unimatch_r50_voc.py'
+# The paper crops 513 on blender, 321 on classic alone.
+_base_ = '../unimatch/unimatch_r50_voc_513.py'
 model = dict(plugins=[dict(type='MPMC')])

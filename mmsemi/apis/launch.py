@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import datetime
 import difflib
 import inspect
 import io
-import logging
 import os
+import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
+from mmsemi.apis.config_keys import check_files, check_numbers, check_optimizers, check_option, read_config
+from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
-PACKAGE = Path(__file__).resolve().parents[1]
+from .config import resolve
+from .options import OptionsAction, merge_options
+
+__all__ = ['ERROR_FILE', 'UsageError', 'run']
+
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-ERROR_FILE = 'MMSEMI_ERROR_FILE'
-"""Environment variable: the file in which ``tools/dist_run.py`` wants the sentence that ended a rank."""
+
+BASELINE_SUFFIX = '_baseline'
+"""What the name of a baseline's work folder gets."""
 
 _HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-_INPUT_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, KeyError)
-
-
-class UsageError(ValueError):
-    """The command line asks for what cannot be; the message says what to change."""
-
 
 # Configs
 
@@ -81,9 +82,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         metavar='KEY=VALUE',
-        help='override keys of the config, for example train_dataloader.dataset.labeled=92 train_cfg.max_epochs=10',
+        help='override keys of the config, for example train_dataloader.dataset.labeled=92 train_cfg.max_epochs=10 '
+        '''"model.plugins=[{'type': 'MPMC'}]"''',
+    )
+    parser.add_argument(
+        '--baseline',
+        action='store_true',
+        help="in place of the config's method its supervised baseline: the same network, crop, schedule and loss",
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='let checkpoints hold more than data, which may run code when it is loaded',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -91,29 +103,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` with the arguments of :func:`add_arguments`, fit for this machine."""
+    from mmsemi.apis.batch import apply_batch_arguments  # which knows this module
+
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = find_config(args.config)
-    cfg = Config.fromfile(path)
-    if args.cfg_options:
-        _check_options(cfg, args.cfg_options)
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(path)
+    check_files(cfg, path)
+    for option in args.cfg_options or ():
+        check_option(cfg, option)
+    merge_options(cfg, args.cfg_options or {})
+    resolve(cfg)
+    check_numbers(cfg)
     _remove_hooks(cfg)
+    cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    if getattr(args, 'baseline', False):
+        # Importing mmseg takes seconds, which is too much for a tool's --help.
+        with quiet():
+            from mmsemi.apis.baseline import make_baseline
+        make_baseline(cfg)
+        cfg.work_dir += BASELINE_SUFFIX
+    apply_batch_arguments(cfg, args)
     if args.work_dir:
         cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
+    log_to(cfg.work_dir)
     prepare_config(cfg, args.launcher)
+    if getattr(args, 'trust_checkpoint', False):
+        from mmsemi.engine import checkpoints
+
+        checkpoints.trust()
     return cfg
-
-
-def _check_options(cfg: Config, options: dict[str, Any]) -> None:
-    """Refuse a misspelt first key, which mmengine would add to the config and nothing would read."""
-    readable = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters}
-    for option in options:
-        key = option.split('.')[0]
-        close = difflib.get_close_matches(key, readable, n=1, cutoff=0.8)
-        if key not in readable and close:
-            raise UsageError(f'--cfg-options {option}: the config has no key {key}; did you mean {close[0]}?')
 
 
 def _remove_hooks(cfg: Config) -> None:
@@ -127,9 +145,10 @@ def _remove_hooks(cfg: Config) -> None:
 
 
 def prepare_config(cfg: Config, launcher: str) -> None:
-    """Make a config, written for GPUs, run on this machine too; where there is a GPU only ``cfg.launcher`` is set.
+    """Make a config, written for GPUs, run on this machine too.
 
-    On a CPU, SyncBN becomes BN, and several processes talk through gloo (mmengine's launchers need CUDA).
+    Several processes do not send their buffers to each other in every step, on no device (:func:`wrapper_config`). On a
+    CPU, SyncBN becomes BN, and several processes talk through gloo (mmengine's launchers need CUDA).
 
     Args:
         cfg (Config): Changed in place.
@@ -138,7 +157,14 @@ def prepare_config(cfg: Config, launcher: str) -> None:
     Raises:
         UsageError: If this machine cannot run several processes under ``launcher``.
     """
+    # Importing mmseg takes seconds and prints, which is too much for a tool's --help.
+    with quiet():
+        from mmsemi.engine import choose_train_loop
+
     cfg.launcher = launcher
+    choose_train_loop(cfg)
+    if launcher != 'none':
+        cfg.model_wrapper_cfg = wrapper_config(cfg)
     device = get_device()
     if device not in ('cpu', 'mps'):
         return
@@ -154,13 +180,25 @@ def prepare_config(cfg: Config, launcher: str) -> None:
         seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
         options = {} if seconds is None else {'timeout': datetime.timedelta(seconds=seconds)}
         distributed.init_process_group('gloo', **options)
-    cfg.model_wrapper_cfg = {
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False),
-        **(cfg.get('model_wrapper_cfg') or {}),
-        'device_ids': None,
-    }
+    cfg.model_wrapper_cfg['device_ids'] = None
+
+
+def wrapper_config(cfg: Config) -> dict:
+    """How several processes share a model: as the config says, and as mmengine does where it says nothing.
+
+    A config that sets any key of ``model_wrapper_cfg`` would otherwise get torch's defaults for the others: the
+    statistics of the first process for all, and every queue of a method sent in every step.
+    """
+    asked = dict(cfg.get('model_wrapper_cfg') or {})
+    kind = asked.get('type', 'MMDistributedDataParallel')
+    if kind not in ('MMDistributedDataParallel', 'DistributedDataParallel'):
+        return asked
+    given = {'type': kind, 'find_unused_parameters': cfg.get('find_unused_parameters', False)}
+    if not asked.keys() & {'broadcast_buffers', 'forward_sync_buffers'}:
+        # Its name since torch 2.13, which warns of the old one.
+        new = 'forward_sync_buffers' in inspect.signature(DistributedDataParallel.__init__).parameters
+        given['forward_sync_buffers' if new else 'broadcast_buffers'] = False
+    return {**given, **asked}
 
 
 def _replace_sync_bn(node: Any) -> None:
@@ -192,6 +230,7 @@ def build_runner(cfg: Config) -> Runner:
     """
     with quiet():
         register_all_modules(init_default_scope=False)
+    check_optimizers(cfg)
     return Runner.from_cfg(cfg)
 
 
@@ -199,69 +238,48 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a tool's ``main``; errors of the user's input end it with one sentence, last in the output, and status 2.
+    """Call a tool's ``main``; an error ends it with one sentence, last in the output, by the table of ``errors``.
 
-    The traceback goes to the log file where there is one. Other errors are bugs and pass through.
+    The traceback goes to the log file where there is one. What is in no row of the table is a bug and passes through.
     """
+    signal.signal(signal.SIGTERM, _terminate)
+    status = 0
     try:
         main()
-    except Exception as error:
-        if not _is_input_error(error):
+    except BaseException as error:
+        rule = find_rule(error)
+        if rule is None:
+            if not isinstance(error, SystemExit):
+                report_bug(error)
             raise
-        _report(error)
-        # A group that is left to the interpreter's end may abort the process. NCCL's would wait for the other ranks.
-        if distributed.is_initialized() and distributed.get_backend() == 'gloo':
-            distributed.destroy_process_group()
-        sys.exit(2)
+        report(error, rule)
+        status = rule.status
     if distributed.is_initialized():
-        distributed.destroy_process_group()
+        # NCCL's group would wait for ranks that are gone.
+        if not status or distributed.get_backend() == 'gloo':
+            distributed.destroy_process_group()
+        leave(status)
+    if status:
+        sys.exit(status)
 
 
-def _is_input_error(error: Exception) -> bool:
-    if isinstance(error, _INPUT_ERRORS):
-        return True
-    if isinstance(error, TypeError) and 'unexpected keyword argument' in str(error):
-        return True
-    # Whatever mmsemi raises by itself is meant for the user; a worker's traceback is in the message.
-    places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)][-1:]
-    places += [line.split('"')[1] for line in str(error).splitlines() if line.strip().startswith('File "')][-1:]
-    return Path(places[-1]).is_relative_to(PACKAGE) if places else False
+def _terminate(number: int, frame: object) -> NoReturn:
+    """End by SIGTERM as by an exception: what a ``finally`` does is done, children are ended with it."""
+    sys.exit(128 + number)
 
 
-def _sentence(error: Exception) -> str:
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    lines = [line for line in message.strip().splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if 'Original Traceback' in message:  # raised in a worker of the data loader: "FileNotFoundError: the sentence"
-        return lines[-1].partition(': ')[2] or lines[-1]
-    return ' '.join(line.strip() for line in lines)
+def leave(status: int) -> NoReturn:
+    """End a process that was one of a group of ranks.
 
+    It flushes and runs what is registered for the end, but does not take the interpreter down. A thread of gloo that
+    drops the last reference to a reduced tensor asks for the interpreter's lock; where that is being taken down, Python
+    before 3.14 ends the thread by unwinding its stack, which crosses a function of torch that must not be unwound, and
+    the process aborts ("terminate called without an active exception") although all was done.
 
-def _report(error: Exception) -> None:
-    sentence = f'error: {_sentence(error)}\n'
-    if os.environ.get(ERROR_FILE):
-        # Every rank may get here. The first speaks for all; the launcher prints its sentence when all have ended.
-        try:
-            with open(os.environ[ERROR_FILE], 'x', encoding='utf-8') as file:
-                file.write(sentence)
-        except FileExistsError:
-            return
-    if not isinstance(error, UsageError):
-        sys.stderr.write(_keep_traceback(error))
-    if not os.environ.get(ERROR_FILE):
-        sys.stderr.write(sentence)
-    sys.stderr.flush()
-
-
-def _keep_traceback(error: Exception) -> str:
-    """Write the traceback to the log file, and return what the console should say of it."""
-    details = ''.join(traceback.format_exception(error))
-    # Asking mmengine for the current logger makes one where no runner has.
-    handlers = MMLogger.get_current_instance().handlers if MMLogger._instance_dict else []
-    for handler in handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.stream.write(details)
-            handler.stream.flush()
-            return f'The traceback is in {handler.baseFilename}\n'
-    return details
+    Args:
+        status (int): Exit status.
+    """
+    for close in (atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
+        with contextlib.suppress(Exception):
+            close()
+    os._exit(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,12 +17,15 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmsemi.apis import children
 from mmsemi.apis.launch import UsageError, find_config, resource_roots
 
 _TRAINED = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (.+?)  ')
 METRICS = ('/mIoU', '/mDice')
 """What a branch is judged by, after its name in the log."""
 _VALIDATED = re.compile(r'(student|teacher)/(mIoU|mDice): ([\d.]+)')
+_WRITING = 120.0
+"""Seconds that a training has to finish its step and write its checkpoint."""
 _PATIENCE = 20.0
 """Seconds between two reports of a run where the console cannot be rewritten."""
 
@@ -48,12 +52,14 @@ class Run:
         config (str): Its config.
         work_dir (Path): Where it writes, ``console.log`` included.
         options (list[str]): What ``--cfg-options`` gets.
+        flags (list[str]): Further arguments of ``tools/train.py``, such as ``--baseline``.
     """
 
     name: str
     config: str
     work_dir: Path
     options: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _epochs: str = field(default='?', init=False, repr=False)
 
@@ -66,11 +72,13 @@ class Run:
         """Start training with ``threads`` compute threads, or go on from the last checkpoint of this very training."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
         self._marker('finished').unlink(missing_ok=True)
-        begun = self._is_marked('started') and (self.work_dir / 'last_checkpoint').is_file()
-        self._marker('started').write_text(self._fingerprint(), encoding='utf-8')
+        begun = self._is_marked('started')
+        if not begun:
+            self._marker('started').write_text(self._fingerprint(), encoding='utf-8')
         chosen = [option.partition('=')[2] for option in self.options if option.startswith('train_cfg.max_epochs=')]
         self._epochs = chosen[-1] if chosen else Config.fromfile(find_config(self.config)).train_cfg.max_epochs
-        arguments = [self.config, '--work-dir', str(self.work_dir), *(['--resume'] if begun else [])]
+        going_on = '--resume' if begun else '--overwrite'
+        arguments = [self.config, *self.flags, '--work-dir', str(self.work_dir), going_on]
         self._process = start_tool('train.py', arguments, self.options, self.log, threads)
 
     def poll(self) -> bool:
@@ -89,9 +97,8 @@ class Run:
 
     def stop(self) -> None:
         """End the training, if it runs."""
-        if self._process and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
+        if self._process:
+            children.stop(self._process, _WRITING)
 
     def is_finished(self) -> bool:
         """Was this very config, with these options, already trained to its end?"""
@@ -118,8 +125,12 @@ class Run:
         return statistics.median(times) if times else float('nan')
 
     def _records(self) -> list[dict[str, float]]:
-        files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
-        return [json.loads(line) for line in files[-1].read_text().splitlines() if line] if files else []
+        """What this training logged, in all its parts if it was broken off; the folder's earlier trainings are not."""
+        marker = self._marker('started')
+        since = marker.stat().st_mtime if marker.is_file() else 0
+        first = time.strftime('%Y%m%d_%H%M%S', time.localtime(since))
+        files = sorted(path for path in self.work_dir.glob('*/vis_data/scalars.json') if path.parts[-3] >= first)
+        return [record for path in files for record in _complete_records(path)]
 
     def _marker(self, what: str) -> Path:
         return self.work_dir / what
@@ -129,8 +140,17 @@ class Run:
         return marker.is_file() and marker.read_text(encoding='utf-8') == self._fingerprint()
 
     def _fingerprint(self) -> str:
-        content = Config.fromfile(find_config(self.config)).pretty_text + '\n'.join(self.options)
+        content = Config.fromfile(find_config(self.config)).pretty_text + '\n'.join([*self.options, *self.flags])
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _complete_records(path: Path) -> list[dict[str, float]]:
+    """Lines of a log; the last may be half written where the training was killed."""
+    records = []
+    for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
 
 
 def start_tool(
@@ -143,7 +163,7 @@ def start_tool(
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get('PYTHONPATH')]))
     env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
     with log.open('w', encoding='utf-8') as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+        return children.start(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
 
 def last_line(log: Path) -> str:

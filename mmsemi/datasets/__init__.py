@@ -2,19 +2,24 @@
 
 from .acdc import ACDCDataset
 from .camvid import CamVidDataset
+from .coco81 import COCO81Dataset
 from .evaluation import check_evaluation_data
 from .image_folder import ImageFolder
+from .listed import ListedDataset
 from .partition import draw_partition, labeled_count, read_list, write_list
 from .semi_dataset import SemiDataset
 from .shapes import ShapesDataset
 from .stream_sampler import StreamBatchSampler, StreamSampler
-from .transforms import LoadSegAnnotations, RandomScale
+from .transforms import LimitSide, LoadSegAnnotations, RandomScale
 from .voc import PascalVOCAugDataset
 
 __all__ = [
     'ACDCDataset',
+    'COCO81Dataset',
     'CamVidDataset',
     'ImageFolder',
+    'LimitSide',
+    'ListedDataset',
     'LoadSegAnnotations',
     'PascalVOCAugDataset',
     'RandomScale',

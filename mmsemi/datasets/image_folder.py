@@ -8,6 +8,7 @@ from mmseg.datasets import BaseSegDataset
 
 from mmsemi.registry import DATASETS
 
+from .files import find_images
 from .partition import IMAGE_SUFFIXES
 
 
@@ -34,15 +35,10 @@ class ImageFolder(BaseSegDataset):
         folder = os.path.normpath(self.data_prefix['img_path'])
         if not os.path.isdir(folder):
             raise FileNotFoundError(f'The image folder {folder} does not exist; correct its path.')
-        paths = [
-            os.path.join(parent, name)
-            for parent, _, names in os.walk(folder, followlinks=True)
-            for name in names
-            if name.lower().endswith(self.suffixes)
-        ]
+        paths = find_images(folder, self.suffixes)
         if not paths:
             raise ValueError(f'The folder {folder} holds no image with a suffix among {", ".join(self.suffixes)}.')
         return [
             {'img_path': path, 'label_map': None, 'reduce_zero_label': self.reduce_zero_label, 'seg_fields': []}
-            for path in sorted(paths)
+            for path in paths
         ]

@@ -30,51 +30,110 @@ def is_decodable(path: str, backend: str = 'cv2') -> bool:
         return False
 
 
-def raw_labels(path: str) -> set[int]:
-    """Ids that a mask holds, as they are in the file.
+def read_mask(path: str) -> np.ndarray:
+    """What a mask file holds: class ids, (H, W), or colors, (H, W, 3) uint8.
+
+    Ids may have 1, 8, 16 or 32 bits, or be the indices of a palette; colors that are all gray are ids. An alpha channel
+    is left out.
 
     Raises:
-        ValueError: If the mask has several channels, that is, holds colors instead of class ids.
+        RuntimeError: If the file cannot be decoded, or holds something else than ids or colors.
+    """
+    try:
+        with open(path, 'rb') as file, Image.open(io.BytesIO(file.read())) as image:
+            if image.mode in ('CMYK', 'YCbCr', 'LAB', 'HSV'):
+                image = image.convert('RGB')
+            array = np.array(image)
+    except Exception as error:
+        raise RuntimeError(f'The mask {path} cannot be read ({error}); replace the file.') from error
+    if array.ndim == 3:
+        array = array[..., :3] if array.shape[2] in (3, 4) else array[..., 0]
+        if array.ndim == 3 and (array == array[..., :1]).all():
+            array = array[..., 0]
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        whole = array.astype(np.int64)
+        if (whole != array).any():
+            raise RuntimeError(f'The mask {path} holds fractions; a mask holds one class id a pixel: round them.')
+        array = whole
+    return array
+
+
+def color_ids(colors: np.ndarray) -> np.ndarray:
+    """One number a color, 0xRRGGBB, for ``colors`` (..., 3) uint8: int32, (...)."""
+    parts = colors.astype(np.int32)
+    return parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2]
+
+
+def raw_labels(path: str) -> set[int]:
+    """Ids that a mask holds, as they are in the file; of a mask that holds colors, their numbers 0xRRGGBB.
+
+    Raises:
+        RuntimeError: If the file cannot be decoded.
+    """
+    return set(count_labels(path)[0])
+
+
+def count_labels(path: str) -> tuple[dict[int, int], bool]:
+    """How many pixels each id of a mask has, and whether the ids stand for colors, 0xRRGGBB.
+
+    Raises:
         RuntimeError: If the file cannot be decoded.
     """
     try:
         with open(path, 'rb') as file, Image.open(io.BytesIO(file.read())) as image:
             if image.mode in ('L', 'P'):
                 # For one byte a pixel a histogram is many times faster than sorting the pixels.
-                return {i for i, n in enumerate(image.histogram()) if n}
-            array = np.array(image).squeeze()
+                return {i: n for i, n in enumerate(image.histogram()) if n}, False
     except Exception as error:
         raise RuntimeError(f'The mask {path} cannot be read ({error}); replace the file.') from error
-    if array.ndim != 2:
-        raise ValueError(
-            f'The mask {path} has {array.shape[-1]} channels; a mask holds one class id a pixel: convert its colors.'
-        )
-    return {int(i) for i in np.unique(array)}
+    mask = read_mask(path)
+    colored = mask.ndim == 3
+    ids, counts = np.unique(color_ids(mask) if colored else mask, return_counts=True)
+    return dict(zip(ids.tolist(), counts.tolist(), strict=True)), colored
 
 
 def to_class(label: int, info: dict) -> int:
-    """Class that mmseg's ``LoadAnnotations`` makes of an id, by ``reduce_zero_label`` and ``label_map`` of ``info``."""
+    """Class that training makes of an id, by ``reduce_zero_label`` and ``label_map`` of ``info``."""
     if info.get('reduce_zero_label') and label != IGNORE_INDEX:
         label = IGNORE_INDEX if label == 0 else label - 1
     label_map = info.get('label_map') or {}
     return label_map.get(label, label)
 
 
+def color_table(info: dict) -> dict[int, int] | None:
+    """Class of each color, by its number 0xRRGGBB, where masks of this image are to be read by colors."""
+    colors = info.get('color_map')
+    if colors is None:
+        return None
+    return {int(color_ids(np.array(color, np.uint8))): label for label, color in enumerate(colors)}
+
+
 def check_labels(info: dict, num_classes: int) -> set[int]:
     """Classes in the mask of one image.
 
     Args:
-        info (dict): Information on the image, as mmseg's data sets give it.
+        info (dict): Information on the image, as mmseg's data sets give it; with ``color_map``, the color of each
+            class, the mask holds colors.
         num_classes (int): Number of classes.
 
     Raises:
-        ValueError: If an id is outside the classes; the message names file and id.
+        ValueError: If an id is outside the classes, or a mask holds colors where ids are expected; the message names
+            the file.
         RuntimeError: If the mask cannot be decoded.
     """
-    path = info['seg_map_path']
+    path, table = info['seg_map_path'], color_table(info)
+    counts, colored = count_labels(path)
+    if colored and table is None:
+        raise ValueError(
+            f'The mask {path} holds colors; a mask holds one class id a pixel: convert it, or have its colors read by '
+            'the palette (dataset type ListedDataset with color_masks=True, as `mmsemi init` writes it).'
+        )
     classes = set()
-    for label in sorted(raw_labels(path)):
-        mapped = to_class(label, info)
+    for label in sorted(counts):
+        # Colors outside of the table are nobody's: borders and void.
+        mapped = table.get(label, IGNORE_INDEX) if colored else to_class(label, info)
         if mapped == IGNORE_INDEX:
             continue
         if not 0 <= mapped < num_classes:
@@ -87,6 +146,12 @@ def check_labels(info: dict, num_classes: int) -> set[int]:
     return classes
 
 
+def image_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image, turned as reading it for training turns it: as its EXIF tag says."""
+    turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    return image.size[::-1] if turned else image.size
+
+
 def check_size(info: dict) -> None:
     """Check that mask and image have one size; resizing would hide that they do not fit each other.
 
@@ -97,9 +162,7 @@ def check_size(info: dict) -> None:
     path = info['img_path']
     try:
         with Image.open(path) as image:
-            # Reading the image for training turns it as its EXIF tag says.
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-            size = image.size[::-1] if turned else image.size
+            size = image_size(image)
     except Exception as error:
         raise RuntimeError(
             f'The image {path} cannot be read ({error}); replace the file or take it out of the list.'

@@ -15,8 +15,8 @@ from fractions import Fraction
 
 import numpy as np
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
-_SUFFIX = r'\.(?:jpe?g|png|bmp|tiff?)'
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+_SUFFIX = r'\.(?:jpe?g|png|bmp|tiff?|webp)'
 # Names may contain blanks, so a pair is told from one name by its two suffixes rather than by its number of words.
 _PAIR = re.compile(rf'(?P<image>.+?{_SUFFIX})\s+(?P<mask>.+{_SUFFIX})', re.IGNORECASE)
 _COUNT_OR_FRACTION = re.compile(r'\d+(\s*/\s*\d+)?|\d*\.\d+')
@@ -153,6 +153,8 @@ def draw_partition(
 def read_list(path: str | os.PathLike) -> list[ListEntry]:
     """Read a list file in either published format: one id a line, or ``image_path mask_path`` a line.
 
+    A tabulator between the two tells them apart whatever their names are.
+
     Args:
         path (str | os.PathLike): The file; blank lines are skipped, line ends of Windows are fine.
 
@@ -168,7 +170,10 @@ def read_list(path: str | os.PathLike) -> list[ListEntry]:
             for number, line in enumerate(file, start=1):
                 text = line.strip()
                 pair = _PAIR.fullmatch(text)
-                if pair:
+                if '\t' in text:
+                    image, mask = text.split('\t', 1)
+                    entries.append(ListEntry(number, image.strip(), mask.strip() or None))
+                elif pair:
                     entries.append(ListEntry(number, pair['image'], pair['mask']))
                 elif text:
                     entries.append(ListEntry(number, text))
@@ -180,7 +185,7 @@ def read_list(path: str | os.PathLike) -> list[ListEntry]:
 
 
 def write_list(path: str | os.PathLike, ids: Iterable[str]) -> None:
-    """Write a list file, one id a line; folders on the way are made."""
+    """Write a list file, one id (or image, tabulator, mask) a line; folders on the way are made."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with open(path, 'w', encoding='utf-8', newline='\n') as file:
         file.writelines(f'{name}\n' for name in ids)

@@ -103,16 +103,15 @@ class SemiDataset(Dataset):
         unlabeled = list_unlabeled(pool, self.unlabeled, labeled)
         if not self.allow_overlap:
             check_overlap(pool, labeled, unlabeled)
-        self._ids = [pool.name(info['img_path']) for info in labeled + unlabeled]
+        self._labeled_ids = [pool.name(info['img_path']) for info in labeled]
         if not self.unlabeled_gt:
-            unlabeled = [{k: v for k, v in info.items() if k != 'seg_map_path'} for info in unlabeled]
+            unlabeled = unlabeled.without('seg_map_path')
         if self.check_files:
             check_exist(labeled, LABELED, masks=True)
             check_exist(unlabeled, UNLABELED, masks=self.unlabeled_gt)
-            masked = labeled + unlabeled if self.unlabeled_gt else labeled
+            masked = [*labeled, *unlabeled] if self.unlabeled_gt else labeled
             check_masks(masked, len(class_names(pool.metainfo)))
-        self._num_labeled = len(labeled)
-        self._infos = labeled + unlabeled
+        self._labeled, self._unlabeled = labeled, unlabeled
         self._fully_initialized = True
         print_log(f'SemiDataset: {len(labeled)} labeled and {len(unlabeled)} unlabeled images.', logger='current')
 
@@ -126,36 +125,36 @@ class SemiDataset(Dataset):
     def num_labeled(self) -> int:
         """Number of labeled images."""
         self.full_init()
-        return self._num_labeled
+        return len(self._labeled)
 
     @property
     def num_unlabeled(self) -> int:
         """Number of unlabeled images."""
         self.full_init()
-        return len(self._infos) - self._num_labeled
+        return len(self._unlabeled)
 
     @property
     def labeled_ids(self) -> list[str]:
         """Ids of the labeled images, as a list file would give them."""
         self.full_init()
-        return self._ids[: self._num_labeled]
+        return list(self._labeled_ids)
 
     @property
     def unlabeled_ids(self) -> list[str]:
         """Ids of the unlabeled images, as a list file would give them."""
         self.full_init()
-        return self._ids[self._num_labeled :]
+        pool = Pool(self.dataset)
+        return [pool.name(path) for path in self._unlabeled.column('img_path') or ()]
 
     def __len__(self) -> int:
-        self.full_init()
-        return len(self._infos)
+        return self.num_labeled + self.num_unlabeled
 
     def get_data_info(self, index: int) -> dict:
         """What is known of an image before loading it: ``img_path``, ``stream``, ``seg_map_path`` if it is labeled."""
-        self.full_init()
-        index = range(len(self._infos))[index]
-        info = copy.deepcopy(self._infos[index])
-        info.update(stream=LABELED if index < self._num_labeled else UNLABELED, sample_idx=index)
+        index = range(len(self))[index]
+        is_labeled = index < self.num_labeled
+        info = copy.deepcopy(self._labeled[index]) if is_labeled else self._unlabeled[index - self.num_labeled]
+        info.update(stream=LABELED if is_labeled else UNLABELED, sample_idx=index)
         return info
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
@@ -169,10 +168,9 @@ class SemiDataset(Dataset):
         Raises:
             RuntimeError: If a labeled image or its mask, or every unlabeled image, is unreadable.
         """
-        self.full_init()
         index, seed = key if isinstance(key, (tuple, list)) else (key, None)
-        index = range(len(self._infos))[index]
-        return self._load_labeled(index, seed) if index < self._num_labeled else self._load_unlabeled(index, seed)
+        index = range(len(self))[index]
+        return self._load_labeled(index, seed) if index < self.num_labeled else self._load_unlabeled(index, seed)
 
     def _load_labeled(self, index: int, seed: int | None) -> dict:
         info = self.get_data_info(index)
@@ -191,11 +189,11 @@ class SemiDataset(Dataset):
         """Load an unlabeled image, or the next readable one; the paths of those skipped go into its metainfo."""
         skipped: list[str] = []
         for step in range(self.num_unlabeled):
-            number = self._num_labeled + (index - self._num_labeled + step) % self.num_unlabeled
+            number = self.num_labeled + (index - self.num_labeled + step) % self.num_unlabeled
             try:
                 results = self._transform(number, seed)
             except Exception:
-                path = self._infos[number]['img_path']
+                path = self.get_data_info(number)['img_path']
                 # Any other failure is an error in the transforms and must not be hidden.
                 if is_decodable(path):
                     raise
@@ -224,7 +222,7 @@ class SemiDataset(Dataset):
         self.full_init()
         names = class_names(self._metainfo)
         counts = dict.fromkeys(names, 0)
-        for classes in classes_of_masks(self._infos[: self._num_labeled], len(names)):
+        for classes in classes_of_masks(self._labeled, len(names)):
             for label in classes:
                 counts[names[label]] += 1
         return counts

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from mmengine.dist import get_rank, get_world_size
 
+from .files import find_images, missing_files
+from .image_table import ImageTable
 from .masks import check_size, classes_of_masks
-from .partition import ListEntry, draw_partition, is_amount, labeled_count, read_list
+from .partition import IMAGE_SUFFIXES, ListEntry, draw_partition, is_amount, labeled_count, read_list
 from .pool import Pool
 
 LABELED = 'labeled'
@@ -55,7 +57,7 @@ def list_labeled(
     return [drawn_from[i] for i in draw_partition(len(drawn_from), count, seed, classes_of, names)]
 
 
-def list_unlabeled(pool: Pool, unlabeled: str | dict | None, labeled: list[dict]) -> list[dict]:
+def list_unlabeled(pool: Pool, unlabeled: str | dict | None, labeled: list[dict]) -> ImageTable:
     """Unlabeled images; ``unlabeled`` as in ``SemiDataset``.
 
     Raises:
@@ -63,16 +65,19 @@ def list_unlabeled(pool: Pool, unlabeled: str | dict | None, labeled: list[dict]
         ValueError: If a list is empty or names an unknown image.
     """
     if unlabeled is None or unlabeled == 'none':
-        return []
+        return ImageTable.of([])
     if unlabeled == 'rest':
         taken = {os.path.abspath(info['img_path']) for info in labeled}
-        return [info for info in pool.items if os.path.abspath(info['img_path']) not in taken]
+        return ImageTable.of([info for info in pool.items if os.path.abspath(info['img_path']) not in taken])
     if not isinstance(unlabeled, str):
-        return Pool(unlabeled).items
+        return ImageTable.of(Pool(unlabeled).items)
     path = pool.locate(unlabeled, UNLABELED)
-    if os.path.isdir(path):
-        return Pool({'type': 'ImageFolder', 'data_root': path}).items
-    return _read_infos(pool, unlabeled, UNLABELED)
+    if not os.path.isdir(path):
+        return ImageTable.of(_read_infos(pool, unlabeled, UNLABELED))
+    found = find_images(path)
+    if not found:
+        raise ValueError(f'unlabeled: the folder {path} holds no image ({", ".join(IMAGE_SUFFIXES)}).')
+    return ImageTable.of_paths(found, label_map=None, reduce_zero_label=False)
 
 
 def class_names(metainfo: dict) -> Sequence[str]:
@@ -87,33 +92,36 @@ def class_names(metainfo: dict) -> Sequence[str]:
     return classes
 
 
-def check_overlap(pool: Pool, labeled: list[dict], unlabeled: list[dict]) -> None:
+def check_overlap(pool: Pool, labeled: list[dict], unlabeled: ImageTable) -> None:
     """Raise ValueError if an image, or a group of images by their ``info['group']``, is both labeled and unlabeled."""
     known = {os.path.abspath(info['img_path']) for info in labeled}
-    both = [info['img_path'] for info in unlabeled if os.path.abspath(info['img_path']) in known]
+    paths = unlabeled.column('img_path') or ()
+    both = [path for path in paths if os.path.abspath(path) in known]
     if both:
         raise ValueError(
             f'{len(both)} images are both labeled and unlabeled, the first is {pool.name(both[0])}; '
             'take them out of one list or set allow_overlap=True.'
         )
     groups = {info['group']: info['img_path'] for info in labeled if info.get('group')}
-    for info in unlabeled:
-        if info.get('group') in groups:
+    for group, path in zip(unlabeled.column('group') or (), paths, strict=False):
+        if group in groups:
             raise ValueError(
-                f'{info["group"]} is split: {pool.name(groups[info["group"]])} is labeled and '
-                f'{pool.name(info["img_path"])} is not; label all images of {info["group"]} or none, by a list file, '
-                'or set allow_overlap=True.'
+                f'{group} is split: {pool.name(groups[group])} is labeled and {pool.name(path)} is not; label all '
+                f'images of {group} or none, by a list file, or set allow_overlap=True.'
             )
 
 
-def check_exist(infos: list[dict], stream: str, masks: bool) -> None:
+def check_exist(infos: Sequence[dict], stream: str, masks: bool) -> None:
     """Raise FileNotFoundError if an image, or by choice a mask, is missing, and ValueError if an image has no mask."""
+    table = infos if isinstance(infos, ImageTable) else ImageTable.of(infos)
     for key, kind in (('img_path', 'images'), ('seg_map_path', 'masks'))[: 1 + masks]:
-        paths = [info.get(key) for info in infos]
+        if key == 'img_path' and table.listed:
+            continue
+        paths = table.column(key) or [None] * len(table)
         if None in paths:
-            first = infos[paths.index(None)]['img_path']
+            first = table[list(paths).index(None)]['img_path']
             raise ValueError(f'{stream}: {first} has no mask; set data_prefix.seg_map_path of the data set.')
-        missing = [path for path in paths if not os.path.isfile(path)]
+        missing = missing_files(paths)
         if missing:
             raise FileNotFoundError(
                 f'{stream}: {len(missing)} of {len(paths)} {kind} are missing, the first is {missing[0]}; '

@@ -18,10 +18,11 @@ class StreamSampler(Sampler):
     """Draws, for each batch, ``labeled`` labeled images and then ``unlabeled`` unlabeled ones.
 
     It yields ``(index, seed)``, where the seed is that of the image's augmentation. All is a function of the sampler's
-    seed and the epoch: a resumed run sees the same images in the same views. An epoch is one pass over the unlabeled
+    seed and the epoch: a resumed run sees the same images in the same views, in the middle of an epoch too, where the
+    loop sets ``start``, the number of batches to leave out. An epoch is one pass over the unlabeled
     list, less the images that fill no batch; the labeled list is repeated, each time in another order, to match.
-    Without unlabeled images in the batch, an epoch has as many batches as if there were as many of them as labeled
-    ones; without any in the data set, it is one pass over the labeled list. A list shorter than one batch is repeated.
+    Without unlabeled images in the batch, an epoch has as many batches as if there were ``pace`` of them; without any
+    in the data set, it is one pass over the labeled list. A list shorter than one batch is repeated.
 
     The ranks share each global batch without overlap, and together see what one rank with all their batches would see.
 
@@ -31,6 +32,8 @@ class StreamSampler(Sampler):
         unlabeled (int): Unlabeled images a batch and rank.
         seed (int, optional): Seed, the same on all ranks; None draws one and shares it.
         shuffle (bool): Whether the lists are shuffled each epoch.
+        pace (int, optional): Without unlabeled images in the batch, an epoch is as long as with so many of them.
+            Defaults to ``labeled``.
 
     Raises:
         TypeError: If ``dataset`` is no SemiDataset.
@@ -38,7 +41,13 @@ class StreamSampler(Sampler):
     """
 
     def __init__(
-        self, dataset: SemiDataset, labeled: int, unlabeled: int, seed: int | None = None, shuffle: bool = True
+        self,
+        dataset: SemiDataset,
+        labeled: int,
+        unlabeled: int,
+        seed: int | None = None,
+        shuffle: bool = True,
+        pace: int | None = None,
     ) -> None:
         if not isinstance(dataset, SemiDataset):
             raise TypeError(
@@ -62,15 +71,17 @@ class StreamSampler(Sampler):
         self.labeled = labeled
         self.unlabeled = unlabeled
         self.shuffle = shuffle
+        self.pace = pace or labeled
         self.seed = sync_random_seed() if seed is None else seed
         self.rank, self.world_size = get_dist_info()
         self.epoch = 0
+        self.start = 0
 
     @property
     def num_batches(self) -> int:
         """Batches an epoch, the same on every rank."""
         if self.dataset.num_unlabeled:
-            total, share = self.dataset.num_unlabeled, self.unlabeled or self.labeled
+            total, share = self.dataset.num_unlabeled, self.unlabeled or self.pace
         else:
             total, share = self.dataset.num_labeled, self.labeled
         return max(1, total // (share * self.world_size))
@@ -99,12 +110,13 @@ class StreamSampler(Sampler):
         """
         per_batch = share * self.world_size
         total = per_batch * self.num_batches
+        # Apart, so that neither depends on how many images fill no batch, which the number of ranks decides.
         rng = np.random.default_rng([self.seed, self.epoch, stream])
-        seeds = rng.integers(0, 2**63, size=total)
+        seeds = np.random.default_rng([self.seed, self.epoch, stream, 1]).integers(0, 2**63, size=total)
         passes = -(-total // available) if total else 0
         order = [rng.permutation(available) if self.shuffle else np.arange(available) for _ in range(passes)]
         indices = np.concatenate(order)[:total] if order else np.empty(0, dtype=np.int64)
-        for batch in range(self.num_batches):
+        for batch in range(self.start, self.num_batches):
             start = batch * per_batch + self.rank * share
             part = slice(start, start + share)
             yield list(zip(indices[part].tolist(), seeds[part].tolist(), strict=True))

@@ -10,15 +10,70 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mmsemi.registry import TRANSFORMS
+from mmsemi.structures import IGNORE_INDEX
+
+from .masks import color_ids, color_table, read_mask
 
 
 @TRANSFORMS.register_module()
 class LoadSegAnnotations(LoadAnnotations):
-    """mmseg's ``LoadAnnotations``, which does nothing for an image without a mask: one pipeline serves both streams."""
+    """mmseg's ``LoadAnnotations``, for more kinds of masks, and for images that have none.
+
+    One pipeline serves both streams: an image without a mask passes as it is. Ids may have 1 to 32 bits where
+    ``results['label_map']`` maps what is above 255, and a mask may hold colors where ``results['color_map']`` gives the
+    color of each class; other colors are ignored.
+    """
 
     def transform(self, results: dict) -> dict:
         """Load the mask at ``results['seg_map_path']``, if there is one."""
         return super().transform(results) if results.get('seg_map_path') else results
+
+    def _load_seg_map(self, results: dict) -> None:
+        if self.backend_args:
+            super()._load_seg_map(results)
+            return
+        mask, table = read_mask(results['seg_map_path']), color_table(results)
+        if mask.ndim == 3:
+            ids = color_ids(mask)
+            labels = np.full(ids.shape, IGNORE_INDEX, np.uint8)
+            for color, label in (table or {}).items():
+                labels[ids == color] = label
+        else:
+            ids = mask
+            if results.get('reduce_zero_label'):
+                ids = np.where((mask == 0) | (mask == IGNORE_INDEX), IGNORE_INDEX, mask.astype(np.int64) - 1)
+            labels = ids.astype(np.uint8)
+            for old, new in (results.get('label_map') or {}).items():
+                labels[ids == old] = new
+        results['gt_seg_map'] = labels
+        results['seg_fields'].append('gt_seg_map')
+
+
+@TRANSFORMS.register_module()
+class LimitSide(BaseTransform):
+    """Shrink an image, and its mask if there is one, so that its longer side is at most ``longest``.
+
+    Args:
+        longest (int, optional): In pixels; None leaves all images as they are.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+
+    def __init__(self, longest: int | None = None) -> None:
+        if longest is not None and longest < 1:
+            raise ValueError(f'LimitSide: longest (longest_side of the config) must be 1 or more, not {longest}.')
+        self.longest = longest
+
+    def transform(self, results: dict) -> dict:
+        """Resize ``results['img']`` and ``results['gt_seg_map']``."""
+        height, width = results['img'].shape[:2]
+        if self.longest is None or max(height, width) <= self.longest:
+            return results
+        return resize(results, self.longest / max(height, width))
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(longest={self.longest})'
 
 
 @TRANSFORMS.register_module()
@@ -49,22 +104,26 @@ class RandomScale(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Resize ``results['img']`` (H, W) or (H, W, C) and, if there is one, ``results['gt_seg_map']`` (H, W)."""
-        height, width = results['img'].shape[:2]
-        ratio = np.random.uniform(*self.ratio_range)
-        size = max(1, round(height * ratio)), max(1, round(width * ratio))
-        results['img'] = resize_image(results['img'], size, self.antialias)
-        if results.get('gt_seg_map') is not None:
-            results['gt_seg_map'] = resize_mask(results['gt_seg_map'], size)
-        results.update(
-            scale=size[::-1],
-            img_shape=size,
-            scale_factor=(size[1] / width, size[0] / height),
-            keep_ratio=False,
-        )
-        return results
+        return resize(results, np.random.uniform(*self.ratio_range), self.antialias)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(ratio_range={self.ratio_range}, antialias={self.antialias})'
+
+
+def resize(results: dict, ratio: float, antialias: bool = True) -> dict:
+    """Resize ``results['img']`` (H, W) or (H, W, C), and ``results['gt_seg_map']`` (H, W) if there is one."""
+    height, width = results['img'].shape[:2]
+    size = max(1, round(height * ratio)), max(1, round(width * ratio))
+    results['img'] = resize_image(results['img'], size, antialias)
+    if results.get('gt_seg_map') is not None:
+        results['gt_seg_map'] = resize_mask(results['gt_seg_map'], size)
+    results.update(
+        scale=size[::-1],
+        img_shape=size,
+        scale_factor=(size[1] / width, size[0] / height),
+        keep_ratio=False,
+    )
+    return results
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], antialias: bool = True) -> np.ndarray:

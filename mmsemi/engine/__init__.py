@@ -1,18 +1,39 @@
+from .checkpoints import AtomicBackend, CheckpointError
 from .foreground_dice import ForegroundDice
 from .hooks.checkpoint_fit_hook import CheckpointFitHook
+from .hooks.checkpoint_hook import CheckpointHook
 from .hooks.confidence_hook import ConfidenceHook
 from .hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .hooks.dynamic_threshold_hook import DynamicThresholdHook
 from .hooks.ema_teacher_hook import EMATeacherHook
 from .hooks.finite_loss_hook import FiniteLossHook
+from .hooks.previous_networks_hook import PreviousNetworksHook
 from .hooks.progress_hook import ProgressHook
 from .hooks.prototype_hook import PrototypeHook
+from .hooks.pseudo_label_hook import PseudoLabelHook
+from .hooks.rehearsal_hook import RehearsalHook
 from .hooks.sync_statistics_hook import SyncStatisticsHook
 from .hooks.unreadable_image_hook import UnreadableImageHook
-from .loops import CheckedTestLoop, TeacherStudentValLoop
+from .layer_decay import LayerDecayOptimizerConstructor, LearningRateDecayOptimizerConstructor
+from .loops import (
+    CheckedTestLoop,
+    ResumableEpochLoop,
+    ResumableIterLoop,
+    TeacherStudentValLoop,
+    choose_train_loop,
+)
 from .optim_constructor import SemiOptimWrapperConstructor
+from .stopping import RESUME_ME, Stopped
 
 __all__ = [
+    'AtomicBackend',
+    'CheckpointError',
+    'CheckpointHook',
+    'RESUME_ME',
+    'ResumableEpochLoop',
+    'ResumableIterLoop',
+    'Stopped',
+    'choose_train_loop',
     'CheckpointFitHook',
     'CheckedTestLoop',
     'ConfidenceHook',
@@ -21,8 +42,13 @@ __all__ = [
     'EMATeacherHook',
     'FiniteLossHook',
     'ForegroundDice',
+    'PreviousNetworksHook',
     'PrototypeHook',
+    'PseudoLabelHook',
+    'RehearsalHook',
     'ProgressHook',
+    'LayerDecayOptimizerConstructor',
+    'LearningRateDecayOptimizerConstructor',
     'SemiOptimWrapperConstructor',
     'SyncStatisticsHook',
     'TeacherStudentValLoop',

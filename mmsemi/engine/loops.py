@@ -1,18 +1,133 @@
-"""Validation of every branch in one pass over the data; validation and test data are checked before they are used."""
+"""Training that can go on from anywhere, validation of every branch in one pass; data are checked before use."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.runner import Runner, TestLoop, ValLoop, autocast
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop, autocast
 from torch.utils.data import DataLoader
 
 from mmsemi.registry import LOOPS
 
 from .utils import segmentor_of
+
+
+def choose_train_loop(cfg: Config) -> None:
+    """Train with the loops below where ``cfg.train_cfg`` asks for mmengine's by ``by_epoch`` or by its own name."""
+    train_cfg = cfg.get('train_cfg')
+    if not isinstance(train_cfg, dict):
+        return
+    ours = {'EpochBasedTrainLoop': 'ResumableEpochLoop', 'IterBasedTrainLoop': 'ResumableIterLoop'}
+    by_epoch = train_cfg.get('by_epoch')
+    if by_epoch is not None and 'type' not in train_cfg:
+        train_cfg.pop('by_epoch')
+        train_cfg['type'] = ours['EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop']
+    elif train_cfg.get('type') in ours:
+        train_cfg['type'] = ours[train_cfg['type']]
+
+
+class _Resumable:
+    """What both training loops do to go on in the middle of an epoch."""
+
+    validation_due = False
+    """Whether the validation that belongs to the place where training goes on is still to be done."""
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[int, dict]]:
+        """Batches of an epoch from number ``start`` on, each with its number."""
+        sampler = getattr(self.dataloader.batch_sampler, 'sampler', self.dataloader.sampler)
+        if hasattr(sampler, 'set_epoch'):
+            sampler.set_epoch(epoch)
+        if not start:
+            yield from enumerate(self.dataloader)
+        elif hasattr(sampler, 'start'):
+            sampler.start = start
+            try:
+                yield from enumerate(self.dataloader, start)
+            finally:
+                sampler.start = 0
+        else:
+            yield from ((number, batch) for number, batch in enumerate(self.dataloader) if number >= start)
+
+    def validate_if_due(self) -> None:
+        """Do the validation in which the run was ended, if it was."""
+        if self.validation_due and self.runner.val_loop is not None:
+            self.validation_due = False
+            self.runner.val_loop.run()
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
+    """mmengine's ``EpochBasedTrainLoop`` that goes on in the middle of an epoch, with the batch that is next.
+
+    Args:
+        *args, **kwargs: Those of ``EpochBasedTrainLoop``.
+    """
+
+    def run(self) -> torch.nn.Module:
+        """Launch training."""
+        self.runner.call_hook('before_train')
+        self.validate_if_due()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if self.runner.val_loop is not None and self.validates_at(self._epoch):
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def validates_at(self, epoch: int) -> bool:
+        """Whether validation follows ``epoch`` epochs."""
+        return epoch >= self.val_begin and (epoch % self.val_interval == 0 or epoch == self._max_epochs)
+
+    def run_epoch(self) -> None:
+        """Iterate one epoch, or what is left of it."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for number, data_batch in self.batches(self._epoch, self._iter - self._epoch * len(self.dataloader)):
+            self.run_iter(number, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+@LOOPS.register_module()
+class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
+    """mmengine's ``IterBasedTrainLoop`` that goes on with the batch that is next, and in each pass takes a new order.
+
+    Args:
+        *args, **kwargs: Those of ``IterBasedTrainLoop``.
+    """
+
+    def run(self) -> torch.nn.Module:
+        """Launch training."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        self.validate_if_due()
+        batches = self._passes()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(batches))
+            self._decide_current_val_interval()
+            if self.runner.val_loop is not None and self.validates_at(self._iter):
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def validates_at(self, iteration: int) -> bool:
+        """Whether validation follows ``iteration`` iterations."""
+        return iteration >= self.val_begin and (iteration % self.val_interval == 0 or iteration == self._max_iters)
+
+    def _passes(self) -> Iterator[dict]:
+        epoch, start = divmod(self._iter, len(self.dataloader))
+        while True:
+            for _, data_batch in self.batches(epoch, start):
+                yield data_batch
+            epoch, start = epoch + 1, 0
 
 
 class _CheckedLoop:

@@ -1,8 +1,19 @@
 from .branch import Branch, BranchOutput
 from .data_preprocessor import SemiDataPreprocessor
-from .heads import CorrelationHead, DeepLabV2Head, DeepLabV3PlusHead, PatchClassifier, PlainDPTHead, ProjectionHead
+from .heads import (
+    CorrelationHead,
+    DeepLabV2Head,
+    DeepLabV3PlusHead,
+    PatchClassifier,
+    PlainDPTHead,
+    ProjectionHead,
+    UNetEncoder,
+    UNetHead,
+)
+from .losses.dice import PixelDiceLoss
 from .losses.pixel import OhemCrossEntropyLoss, PixelCrossEntropyLoss
 from .modules.label_graph import LabelGraph
+from .patch_encoder_decoder import PatchEncoderDecoder
 from .plugins import MPMC
 from .segmentors import (
     AEL,
@@ -14,9 +25,11 @@ from .segmentors import (
     CorrMatch,
     FixMatch,
     MeanTeacher,
+    PrevMatch,
     SemiSegmentor,
     Supervised,
     UniMatch,
+    UniMatchV2,
 )
 from .views import BetaCutMix, CutMix, FixedAreaCutMix, RandomIntensity, StrongView
 
@@ -42,13 +55,19 @@ __all__ = [
     'MeanTeacher',
     'OhemCrossEntropyLoss',
     'PatchClassifier',
+    'PatchEncoderDecoder',
     'PixelCrossEntropyLoss',
+    'PixelDiceLoss',
     'PlainDPTHead',
+    'PrevMatch',
     'ProjectionHead',
     'RandomIntensity',
     'SemiDataPreprocessor',
     'SemiSegmentor',
     'StrongView',
     'Supervised',
+    'UNetEncoder',
+    'UNetHead',
     'UniMatch',
+    'UniMatchV2',
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,8 +16,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from mmsemi.models.checkpointing import recompute_blocks
+from mmsemi.models.frozen_encoder import EncodedViews
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import MODELS
+
+Perturbation = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""Changes the levels of a backbone together."""
+
+
+_ANY_SIZE = (224, 224)
+"""Height and width of an image that networks take, where the training crop is not known."""
 
 
 @dataclass
@@ -102,45 +112,80 @@ class Branch(BaseModule):
     unchanged, and exporting is taking it out.
 
     Args:
-        segmentor (dict): Config of the segmentor.
+        segmentor (dict): Config of the segmentor. ``backbone.with_cp=True`` computes the blocks of any backbone again
+            in the backward pass, which saves memory (:mod:`mmsemi.models.checkpointing`).
         heads (dict[str, dict], optional): Configs of the auxiliary heads by name. Those with a ``source`` read one
             feature and run in every pass: ``'backbone'``, ``'classifier'`` (class scores), ``'decoder'``, the feature
             in front of the decode head's classifier, or a name in the decode head's ``positions``. The others are
-            called by their method.
+            called by their method. What the segmentor fixes may be left out of a head's config: see
+            :meth:`add_heads`.
         crop (tuple[int, int], optional): Height and width of the training crops; it decides how heads of the segmentor
-            resize whose config does not say so (``align_corners``).
+            resize whose config does not say so (``align_corners``), and is a size that the segmentor takes, from which
+            the widths of its features are known.
 
     Raises:
-        ValueError: If a head reads a feature that the decode head does not have.
+        ValueError: If a head does not fit the segmentor.
     """
 
     def __init__(
         self, segmentor: dict, heads: dict[str, dict] | None = None, crop: tuple[int, int] | None = None
     ) -> None:
         super().__init__()
+        self.size = tuple(crop or _ANY_SIZE)
         # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
         segmentor = with_align_corners(_with_init_cfg(copy.deepcopy(segmentor)), crop)
+        recompute = segmentor.get('backbone', {}).pop('with_cp', False)
         self.segmentor = MODELS.build(segmentor)
+        if recompute:
+            recompute_blocks(self.segmentor.backbone)
         self.heads = nn.ModuleDict()
         self._taps: dict[str, Tensor] = {}
         self._tapped: set[str] = {'backbone', 'classifier'}
+        # In a step, where student and teacher have one frozen encoder: what it made of the images so far.
+        self.encoded: EncodedViews | None = None
         self.add_heads(heads or {})
 
     def add_heads(self, heads: dict[str, dict]) -> None:
         """Add auxiliary heads by name.
 
+        Where a head's config leaves them out, ``num_classes`` is the decode head's, ``in_channels`` the width of the
+        feature that the head reads, and ``feature_channels`` that of the head 'embedding', if the head takes them.
+
         Raises:
-            ValueError: If a name is taken, or a head reads a feature that the decode head does not have.
+            ValueError: If a name is taken, a head reads a feature that the decode head does not have, or its number of
+                classes is another.
         """
         for name, config in heads.items():
             if name in self.heads:
                 raise ValueError(f"There is a head '{name}' already; name the other one differently.")
-            head = MODELS.build(config)
-            self.heads[name] = head
-            source = getattr(head, 'source', 'backbone')
+            kind = config['type'] if inspect.isclass(config['type']) else MODELS.get(config['type'])
+            settings = {} if kind is None else inspect.signature(kind).parameters
+            default = settings['source'].default if 'source' in settings else 'backbone'
+            source = config.get('source', default)
             if source not in self._tapped:
                 self._tap(source, name)
                 self._tapped.add(source)
+            self.heads[name] = MODELS.build({**self._facts(name, config, settings, source), **config})
+
+    def _facts(self, name: str, config: dict, settings: Mapping, source: str) -> dict[str, int]:
+        """What a head's config leaves to the segmentor, of the ``settings`` that the head has."""
+        classes = self.num_classes
+        if 'num_classes' in settings and config.get('num_classes', classes) != classes:
+            raise ValueError(
+                f'model.heads.{name}.num_classes={config["num_classes"]}, but the decode head scores {classes} '
+                f'classes; leave model.heads.{name}.num_classes out.'
+            )
+        facts = {}
+        for setting in settings.keys() - config.keys():
+            if setting == 'num_classes':
+                facts[setting] = classes
+            elif setting == 'in_channels':
+                in_index = config.get('in_index', settings['in_index'].default if 'in_index' in settings else -1)
+                planned = self.dry_run(torch.empty(1, 3, *self.size, device='meta'))
+                facts[setting] = planned.feature(source, in_index).shape[1]
+            elif setting == 'feature_channels' and 'embedding' in self.heads:
+                facts[setting] = self.heads['embedding'].out_channels
+        return facts
 
     def _tap(self, source: str, reader: str) -> None:
         """Keep a feature inside the decode head for the heads that read it."""
@@ -173,18 +218,29 @@ class Branch(BaseModule):
         """Number of classes that the decode head scores."""
         return self.segmentor.decode_head.num_classes
 
-    def forward(self, images: Tensor) -> BranchOutput:
-        """Score ``images`` (B, 3, H, W)."""
-        features = tuple(self.segmentor.extract_feat(images))
-        logits, taps = self._decode(features)
-        return self._with_heads(features, logits, taps, images)
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images: those that the backbone's first convolution reads."""
+        return next(m.in_channels for m in self.segmentor.backbone.modules() if isinstance(m, nn.Conv2d))
+
+    def forward(self, *views: Tensor, perturb: Perturbation | None = None) -> BranchOutput:
+        """Score images in one pass.
+
+        Args:
+            *views (Tensor): (B_v, in_channels, H, W); more than one are scored as one batch.
+            perturb (Callable, optional): Applied to the levels that the decoder reads, a tuple of (B, C_l, h_l, w_l).
+                Auxiliary heads that read the backbone read it clean.
+        """
+        features = self._encode(views)
+        logits, taps = self._decode(features if perturb is None else self._perturbed(features, perturb))
+        return self._with_heads(features, logits, taps, views[0].shape)
 
     @torch.no_grad()
     def dry_run(self, image: Tensor) -> BranchOutput:
         """What a pass in evaluation mode gives, without computing; nothing is copied or changed.
 
         Args:
-            image (Tensor): On the meta device, (1, 3, H, W).
+            image (Tensor): On the meta device, (1, in_channels, H, W).
         """
         own = {name: tensor.to('meta') for name, tensor in (*self.named_parameters(), *self.named_buffers())}
         training = [module for module in self.modules() if module.training]
@@ -195,17 +251,18 @@ class Branch(BaseModule):
             for module in training:
                 module.training = True
 
-    def forward_together(self, **views: Tensor) -> dict[str, BranchOutput]:
+    def forward_together(self, perturb: Perturbation | None = None, **views: Tensor) -> dict[str, BranchOutput]:
         """Score several views in one pass, so that they share batch statistics.
 
         Args:
-            **views (Tensor): Images by name, (B_v, 3, H, W).
+            perturb (Callable, optional): That of :meth:`forward`, for the images of all views, one after the other.
+            **views (Tensor): Images by name, (B_v, in_channels, H, W).
 
         Returns:
             dict[str, BranchOutput]: The outputs under the same names.
         """
         sizes = [view.shape[0] for view in views.values()]
-        return dict(zip(views, self(torch.cat(list(views.values()))).split(sizes), strict=True))
+        return dict(zip(views, self(*views.values(), perturb=perturb).split(sizes), strict=True))
 
     def forward_perturbed(
         self, perturb: Callable[[Tensor], Tensor], copies: int = 1, **views: Tensor
@@ -218,7 +275,7 @@ class Branch(BaseModule):
         Args:
             perturb (Callable): Applied to every feature level that the decoder reads, (B_v, C_l, h_l, w_l).
             copies (int): How often it is drawn; 0 leaves :meth:`forward_together`. Defaults to 1.
-            **views (Tensor): Images by name, (B_v, 3, H, W).
+            **views (Tensor): Images by name, (B_v, in_channels, H, W).
 
         Returns:
             dict[str, BranchOutput]: The outputs under the same names, and 'perturbed_0', 'perturbed_1', ..., which have
@@ -227,20 +284,34 @@ class Branch(BaseModule):
         if not copies:
             return self.forward_together(**views)
         sizes = [view.shape[0] for view in views.values()]
-        images = torch.cat(list(views.values()))
-        clean, last = len(images), sizes[-1]
-        features = tuple(self.segmentor.extract_feat(images))
+        clean, last = sum(sizes), sizes[-1]
+        features = self._encode(tuple(views.values()))
         read = self._levels_read(len(features))
         levels = tuple(
             torch.cat([level, *(perturb(level[-last:]) for _ in range(copies))]) if i in read else level
             for i, level in enumerate(features)
         )
         logits, taps = self._decode(levels)
-        out = self._with_heads(features, logits[:clean], {name: tap[:clean] for name, tap in taps.items()}, images)
+        taps = {name: tap[:clean] for name, tap in taps.items()}
+        out = self._with_heads(features, logits[:clean], taps, next(iter(views.values())).shape)
         outputs = dict(zip(views, out.split(sizes), strict=True))
         for i, scores in enumerate(logits[clean:].split(last)):
             outputs[f'perturbed_{i}'] = BranchOutput((), scores, out.size, out.align_corners)
         return outputs
+
+    def _encode(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The levels that the decoder gets of all views."""
+        segmentor = self.segmentor
+        if self.encoded is None:
+            return tuple(segmentor.extract_feat(torch.cat(views) if len(views) > 1 else views[0]))
+        levels = self.encoded(segmentor.backbone, views)
+        return tuple(segmentor.neck(levels)) if segmentor.with_neck else levels
+
+    def _perturbed(self, features: tuple[Tensor, ...], perturb: Perturbation) -> tuple[Tensor, ...]:
+        """``features`` with those that the decode head reads perturbed together."""
+        read = sorted(self._levels_read(len(features)))
+        changed = dict(zip(read, perturb(tuple(features[i] for i in read)), strict=True))
+        return tuple(changed.get(i, level) for i, level in enumerate(features))
 
     def _levels_read(self, count: int) -> set[int]:
         """Which of ``count`` feature levels the decode head reads."""
@@ -260,9 +331,9 @@ class Branch(BaseModule):
         return logits, taps
 
     def _with_heads(
-        self, features: tuple[Tensor, ...], logits: Tensor, taps: dict[str, Tensor], images: Tensor
+        self, features: tuple[Tensor, ...], logits: Tensor, taps: dict[str, Tensor], shape: torch.Size
     ) -> BranchOutput:
-        out = BranchOutput(features, logits, tuple(images.shape[-2:]), self.segmentor.align_corners, taps)
+        out = BranchOutput(features, logits, tuple(shape[-2:]), self.segmentor.align_corners, taps)
         for name, head in self.heads.items():
             if hasattr(head, 'source'):
                 out.heads[name] = head(out)

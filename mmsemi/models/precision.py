@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,10 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def no_autocast(like: Tensor) -> torch.autocast:
+def no_autocast(like: Tensor) -> torch.autocast | nullcontext:
     """Context in which operations on ``like``'s device keep the precision of their inputs."""
-    return torch.autocast(like.device.type, enabled=False)
+    # On the meta device, where nothing is computed, there is no autocast.
+    return nullcontext() if like.device.type == 'meta' else torch.autocast(like.device.type, enabled=False)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -36,15 +36,25 @@ def with_align_corners(segmentor: dict, crop: Sequence[int] | None) -> dict:
     Returns:
         dict: The same.
     """
-    chosen = crop is not None and aligns_corners(crop)
-    for name in ('decode_head', 'auxiliary_head'):
-        heads = segmentor.get(name) or []
-        for head in [heads] if isinstance(heads, dict) else heads:
-            kind = MODELS.get(head['type']) if isinstance(head['type'], str) else head['type']
-            if isinstance(kind, type) and issubclass(kind, BaseDecodeHead):
-                # A head that states it decides for those behind it.
-                chosen = head.setdefault('align_corners', chosen)
+    decoders, auxiliaries = (_heads(segmentor, name) for name in ('decode_head', 'auxiliary_head'))
+    aligned = crop is not None and aligns_corners(crop)
+    for head in decoders:
+        head.setdefault('align_corners', aligned)
+    for head in auxiliaries:
+        head.setdefault('align_corners', decoders[-1]['align_corners'] if decoders else aligned)
     return segmentor
+
+
+def _heads(segmentor: dict, name: str) -> list[dict]:
+    """Configs of those heads, one or several, that resize as mmseg's do."""
+    heads = segmentor.get(name) or []
+    heads = [heads] if isinstance(heads, dict) else heads
+    kinds = [MODELS.get(head['type']) if isinstance(head['type'], str) else head['type'] for head in heads]
+    return [
+        head
+        for head, kind in zip(heads, kinds, strict=True)
+        if isinstance(kind, type) and issubclass(kind, BaseDecodeHead)
+    ]
 
 
 def resize_labels(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:

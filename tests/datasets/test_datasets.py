@@ -13,8 +13,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmsemi.apis.config import resolve
 from mmsemi.datasets import CamVidDataset, ImageFolder, PascalVOCAugDataset, RandomScale, SemiDataset
-from tests.data import make_acdc, make_camvid, make_cityscapes, make_folder, make_voc
+from tests.data import make_acdc, make_ade20k, make_camvid, make_cityscapes, make_coco81, make_folder, make_voc
 from tests.project import project_files
 
 ROOT = Path(__file__).parents[2]
@@ -163,29 +164,33 @@ MAKERS = {
     'voc_blender_321': make_voc,
     'voc_blender_321_dmt': make_voc,
     'voc_blender_513': make_voc,
-    'voc_blender_518': make_voc,
     'voc_classic': make_voc,
     'voc_classic_321': make_voc,
     'voc_classic_513': make_voc,
+    'voc_classic_518': make_voc,
     'cityscapes': make_cityscapes,
     'cityscapes_768': make_cityscapes,
     'cityscapes_769': make_cityscapes,
+    'cityscapes_798': make_cityscapes,
     'cityscapes_801': make_cityscapes,
     'cityscapes_half': make_cityscapes,
+    'ade20k': make_ade20k,
+    'coco81': make_coco81,
     'camvid': make_camvid,
     'folder': make_folder,
     # A count draws slices, which may split a patient who has more than one.
     'acdc': lambda root: make_acdc(root, scans=1, slices=1),
+    'acdc_unet': lambda root: make_acdc(root, scans=1, slices=1),
 }
 
 
 def test_every_dataset_config_is_tested():
-    assert {path.stem for path in CONFIGS.glob('*.py')} - {'shapes', 'loaders'} == set(MAKERS)
+    assert {path.stem for path in CONFIGS.glob('*.py')} - {'shapes', 'loaders', 'listed'} == set(MAKERS)
 
 
 @pytest.mark.parametrize('name', MAKERS)
 def test_dataset_config_loads_images(tmp_path, name):
-    config = Config.fromfile(CONFIGS / f'{name}.py')
+    config = resolve(Config.fromfile(CONFIGS / f'{name}.py'))
     root = MAKERS[name](tmp_path / 'data')
     train, val = config.train_dataloader, config.val_dataloader
     assert train.batch_size == train.sampler.labeled + train.sampler.unlabeled

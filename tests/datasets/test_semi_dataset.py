@@ -281,8 +281,8 @@ def test_ids_are_checked_after_reduce_zero_label(tmp_path):
 
 def test_masks_of_colors_or_of_another_size_are_named(voc_root):
     path = voc_root / 'SegmentationClass/2007_000005.png'
-    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(path)
-    with pytest.raises(ValueError, match=r'2007_000005\.png has 3 channels'):
+    Image.fromarray(np.full((40, 50, 3), (128, 64, 128), np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r'2007_000005\.png holds colors'):
         voc(voc_root, labeled=1.0).full_init()
     Image.fromarray(np.zeros((41, 50), np.uint8)).save(path)
     with pytest.raises(ValueError, match=r'2007_000005\.png has 50 x 41 pixels, but its image .* has 50 x 40'):

@@ -56,6 +56,14 @@ def test_batch_is_labeled_then_unlabeled(on_rank):
         assert len(unlabeled) == 3 and all(5 <= i < 25 for i in indices(unlabeled))
 
 
+def test_labels_alone_keep_the_pace_of_the_unlabeled_images_that_are_not_loaded(on_rank):
+    for labeled, unlabeled, world in ((2, 4, 1), (2, 2, 2), (4, 1, 2)):
+        method = on_rank(0, world, (5, 40), labeled, unlabeled)
+        alone = on_rank(0, world, (5, 40), labeled, 0, pace=unlabeled)
+        assert alone.num_batches == method.num_batches == 40 // (unlabeled * world)
+    assert on_rank(0, 1, (5, 40), 4, 0).num_batches == 10
+
+
 def test_epoch_is_one_pass_over_the_unlabeled_list(on_rank):
     batches = as_batches(on_rank(0, 1, (5, 21), 2, 4))
     assert len(batches) == 5

@@ -144,11 +144,12 @@ def test_a_broken_loss_is_named_with_its_iteration_before_a_checkpoint_is_writte
     hook, model = FiniteLossHook(interval=100), tiny.build('FixMatch')
     at = runner(model, work_dir=str(tmp_path))
     (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
+    (tmp_path / 'epoch_3.pth').touch()
     for iteration, value in enumerate([1.0, float('nan'), float('nan')]):
         at.iter = iteration
         outputs = {'loss': torch.tensor(value), 'sup.loss_ce': torch.tensor(1.0), 'unsup.loss_x': torch.tensor(value)}
         hook.after_train_iter(at, iteration, outputs=outputs)
-    with pytest.raises(FloatingPointError, match=r'^unsup.loss_x became .* at iteration 2; .* is epoch_3.pth'):
+    with pytest.raises(FloatingPointError, match=r'^unsup.loss_x became .* at iteration 2; .*/epoch_3.pth'):
         hook.before_save_checkpoint(at, {})
 
 
@@ -228,7 +229,7 @@ def test_skipped_images_are_named_once_and_counted(caplog):
         for batch, paths in enumerate([['a.jpg'], [], ['a.jpg', 'b.jpg'], [], ['a.jpg']]):
             hook.before_train_iter(at, batch, skips(*paths))
     assert [caplog.text.count(path) for path in ('a.jpg', 'b.jpg')] == [1, 1]
-    assert at.message_hub.get_scalar('train/unreadable_images').current() == 4
+    assert at.message_hub.get_scalar('train/unreadable_images').current() == 2
 
 
 def test_nothing_is_counted_where_all_images_can_be_read():
@@ -258,7 +259,7 @@ def test_the_first_rank_names_and_counts_what_all_ranks_skipped(tmp_path):
     (warnings, *first), (silence, *second) = [torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1)]
     assert [warning.split()[4] for warning in warnings] == ['b.jpg:', 'a.jpg:', 'c.jpg:'] and not silence
     # The log is written after the second and the fourth of five batches.
-    assert first == second == [5, [1, 3, 4]]
+    assert first == second == [3, [1, 3, 4]]
 
 
 def checkpoint_of(model: nn.Module) -> dict:

@@ -1,17 +1,76 @@
 import pytest
 import torch
+from mmengine.config import Config
 
+from mmsemi.apis.launch import prepare_config
 from mmsemi.models import Branch, BranchOutput, DeepLabV2Head, DeepLabV3PlusHead, ProjectionHead
 from mmsemi.models.modules.label_graph import GraphOutput
+from mmsemi.models.modules.receptive_field import receptive_fields
 from mmsemi.registry import MODELS
 from tests import tiny
+from tests.project import ROOT
 
 
-def test_deeplabv3plus_head_has_the_parameters_of_the_papers_network():
+# Of the authors' decoders with 21 classes, without the biases in front of a BN that U2PL's and AEL's (768, and 256 in
+# the auxiliary head) and AugSeg's (48) have and that do nothing.
+@pytest.mark.parametrize(
+    ('network', 'decoder', 'auxiliary'),
+    [
+        ('unimatch', 16_844_149, None),
+        ('corrmatch', 16_844_149, None),
+        ('augseg', 16_844_197 - 48, None),
+        ('u2pl', 19_999_253 - 768, 2_365_461 - 256),
+    ],
+)
+def test_heads_have_the_parameters_of_the_authors_networks(network, decoder, auxiliary):
+    cfg = Config.fromfile(ROOT / f'configs/_base_/models/deeplabv3plus_r101_{network}.py')
+    cfg.model = dict(decode_head=cfg.network.decode_head, auxiliary_head=cfg.auxiliary_head)
+    prepare_config(cfg, launcher='none')
+    for config, expected in ((cfg.model.decode_head, decoder), (cfg.model.auxiliary_head, auxiliary)):
+        assert expected in (None, sum(parameter.numel() for parameter in MODELS.build(config).parameters()))
+
+
+def test_multi_grid_gives_the_last_stages_blocks_their_dilations():
+    for network, expected in (('augseg', (2, 4, 8)), ('u2pl', (4, 8, 16))):
+        cfg = Config.fromfile(ROOT / f'configs/_base_/models/deeplabv3plus_r50_{network}.py')
+        cfg.model = cfg.network.backbone
+        prepare_config(cfg, launcher='none')
+        backbone = MODELS.build(cfg.model)
+        assert tuple(block.conv2.dilation[0] for block in backbone.layer4) == expected
+        # What the strides of the stages before leave, from the second block on.
+        assert [block.conv2.dilation[0] for block in backbone.layer3][:2] == ([1, 1] if network == 'augseg' else [1, 2])
+        backbone.init_weights()
+        assert not any(block.norm3.weight.any() for block in backbone.layer4)
+
+
+def test_dropout_lies_behind_each_layer_of_the_decoder_that_asks_for_it():
     head = DeepLabV3PlusHead(
-        in_channels=2048, in_index=3, low_level_in_channels=256, channels=256, num_classes=21, norm_cfg=dict(type='BN')
+        in_channels=8,
+        in_index=1,
+        low_level_in_channels=4,
+        channels=64,
+        num_classes=3,
+        norm_cfg=dict(type='BN'),
+        bottleneck_kernel_size=3,
+        inner_dropout=0.5,
+        dropout_ratio=0.5,
     )
-    assert sum(parameter.numel() for parameter in head.parameters()) == 16_844_149
+    names = {name for name in head.state_dict() if name.startswith('fuse')}
+    plain = DeepLabV3PlusHead(
+        in_channels=8, in_index=1, low_level_in_channels=4, channels=64, num_classes=3, norm_cfg=dict(type='BN')
+    )
+    assert names == {name for name in plain.state_dict() if name.startswith('fuse')}
+    read = {}
+    for name, module in (('fuse', head.fuse[0]), ('second', head.fuse[-1]), ('classifier', head.conv_seg)):
+        module.register_forward_pre_hook(lambda module, args, name=name: read.update({name: args[0]}))
+    head.train()((torch.randn(2, 4, 16, 16), torch.randn(2, 8, 4, 4)))
+    for name, x in read.items():
+        # Of 64 channels behind a BN none is 0 everywhere by chance; the low level's are not dropped.
+        dropped = (x.flatten(2) == 0).all(2)
+        assert 0.2 < dropped[:, :64].float().mean() < 0.8, name
+    assert not (read['fuse'][:, 64:].flatten(2) == 0).all(2).any()
+    inputs = (torch.randn(2, 4, 16, 16), torch.randn(2, 8, 4, 4))
+    assert torch.equal(head.eval()(inputs), head(inputs))
 
 
 def test_deeplabv3plus_head_scores_at_the_low_level_resolution():
@@ -162,7 +221,7 @@ def test_split_takes_every_part_apart():
     )
     first, second = out.split([1, 2])
     assert second.heads['embedding'].flatten().tolist() == [1, 2]
-    assert second.heads['graph'].features[1].flatten().tolist() == [1, 2] and len(first.heads['graph'].probs) == 1
+    assert second.heads['graph'].features[1].flatten().tolist() == [1, 2] and len(first.heads['graph'].log_probs) == 1
     assert first.features[0].shape[0] == 1 and second.coarse_logits.flatten().tolist() == [1, 2]
     assert second.logits.shape == (2, 1, 2, 2)
 
@@ -177,10 +236,74 @@ def test_a_decoder_without_a_last_feature_is_named():
     Branch(cfg, dict(embedding=dict(type='ProjectionHead', in_channels=64, source='backbone')))
 
 
-def test_projection_head_reads_the_backbone_and_pools():
+def test_projection_head_reads_the_backbone_and_resizes():
     head = ProjectionHead(8, out_channels=5, source='backbone', in_index=0, downsample=2, norm_cfg=dict(type='BN'))
     out = BranchOutput((torch.randn(2, 8, 7, 7),), torch.zeros(2, 3, 7, 7), (28, 28))
     assert head(out).shape == (2, 5, 4, 4)
+
+
+# A map of 4k + 1 pixels at stride 4 has its pixels on multiples of 4; of 4k, between them.
+@pytest.mark.parametrize('align_corners, side', [(False, 128), (True, 129)])
+@pytest.mark.parametrize('downsample', [1, 2, 4])
+def test_a_pixel_of_an_embedding_lies_where_resizing_puts_it(align_corners, side, downsample):
+    kernel = dict(kernel_size=3, padding=1) if align_corners else dict(kernel_size=4)
+    patches = torch.nn.Conv2d(3, 4, stride=4, **kernel)
+    head = ProjectionHead(4, 4, num_convs=0, source='backbone', downsample=downsample)
+    sizes = []
+
+    def embed(image):
+        embedding = head(BranchOutput((patches(image),), image, (side, side), align_corners))
+        sizes.append(embedding.shape[2])
+        return embedding
+
+    field = receptive_fields(embed, (side, side))[0]
+    [size] = sizes
+    assert size == -(-side // (4 * downsample))
+    for i in range(size):
+        place = i * (side - 1) / (size - 1) if align_corners else (i + 0.5) * side / size - 0.5
+        assert field.middle + i * field.jump == pytest.approx(place), 'node i'
+
+
+@pytest.mark.parametrize('source', ['decoder', 'backbone', 'classifier', 'aspp'])
+def test_what_the_segmentor_fixes_may_be_left_out_of_a_heads_config(source):
+    kind = 'CorrelationHead' if source in ('classifier', 'aspp') else 'ProjectionHead'
+    reader = dict(type=kind, source=source, out_channels=5, norm_cfg=dict(type='BN'))
+    heads = dict(
+        reader=reader,
+        embedding=dict(type='ProjectionHead', out_channels=7),
+        graph=dict(type='LabelGraph'),
+        patches=dict(type='PatchClassifier', pools=(3,), channels=4),
+    )
+    branch = Branch(tiny.segmentor(), heads).eval()
+    graph = branch.heads['graph']
+    assert graph.label_mlps[0][-1].out_features == tiny.NUM_CLASSES and graph.feature_mlps[0][-1].out_features == 7
+    out = branch(torch.randn(1, 3, tiny.SIZE, tiny.SIZE))
+    assert out.heads['embedding'].shape[1] == 7 and out.heads['patches'].shape[1] == tiny.NUM_CLASSES
+    read = next(module for module in branch.heads['reader'].modules() if isinstance(module, torch.nn.Conv2d))
+    assert read.in_channels == out.feature(source).shape[1]
+    assert 'in_channels' not in reader, 'a config is not written into: the teacher is built from it, too'
+
+
+def test_a_level_of_the_backbone_has_its_own_width():
+    head = dict(type='ProjectionHead', source='backbone', in_index=1)
+    branch = Branch(tiny.segmentor(), dict(embedding=head))
+    assert branch.heads['embedding'].layers[0].conv.in_channels == 16
+
+
+def test_another_number_of_classes_than_the_decode_heads_is_refused():
+    message = r'model.heads.graph.num_classes=21, but the decode head scores 4 classes; leave .* out'
+    with pytest.raises(ValueError, match=message):
+        Branch(tiny.segmentor(), dict(graph=dict(type='LabelGraph', num_classes=21)))
+
+
+def test_widths_are_found_without_computing_and_nothing_is_changed():
+    torch.manual_seed(0)
+    plain = Branch(tiny.segmentor())
+    torch.manual_seed(0)
+    branch = Branch(tiny.segmentor(), dict(embedding=dict(type='ProjectionHead', out_channels=5)), crop=(4000, 4000))
+    assert branch.training and branch.segmentor.backbone.training and not branch._taps
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, branch.state_dict()[name]) and value.device.type == 'cpu'
 
 
 @pytest.mark.parametrize('arguments', [dict(source='neck'), dict(num_convs=-1), dict(downsample=0)])

@@ -1,4 +1,4 @@
-"""Correlation maps, pixel and region propagation against the literal equations."""
+"""Correlation maps, pixel propagation and the head against the literal equations."""
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from mmsemi.models import BranchOutput, CorrelationHead, DeepLabV3PlusHead
 from mmsemi.models.branch import Branch
 from mmsemi.models.modules import correlation as fast
 from mmsemi.models.modules.correlation import Correlation
-from mmsemi.structures import PseudoLabel
 from tests import tiny
 from tests.oracles import corrmatch as oracle
 
@@ -124,131 +123,6 @@ def test_uniform_positions_are_evenly_spaced_and_centred(count, total):
     gaps = positions.diff()
     assert len(positions) == count and gaps.min() >= 1 and gaps.max() - gaps.min() <= 1
     assert abs(int(positions[0]) - int(total - 1 - positions[-1])) <= 1
-
-
-# Region propagation, eq. 7 to 10
-
-
-@pytest.mark.parametrize('align_corners', [False, True])
-def test_binary_shapes_equal_eq7(align_corners):
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.rand(2, 3, 4, 6, generator=generator, dtype=torch.float64)
-    shapes = fast.binary_shapes(rows, (13, 17), align_corners)
-    for b in range(2):
-        for i in range(3):
-            assert torch.equal(shapes[b, i], oracle.eq7(rows[b, i], (13, 17), align_corners))
-    assert all(0 < part < 1 for part in shapes.double().mean((2, 3)).flatten())
-
-
-def region_case(seed, batch=3, count=20, size=(24, 30)):
-    """Blobs as labels, confident region and rows; regions of one class are common enough for shapes to be accepted."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    blobs = lambda x: F.interpolate(x, size=size, mode='bilinear')  # noqa: E731
-    label = blobs(draw(batch, C, 3, 3)).argmax(1)
-    confident = blobs(draw(batch, 1, 4, 4))[:, 0] > -0.3
-    allowed = torch.ones(batch, *size, dtype=torch.bool)
-    allowed[0, 5:14, 3:20] = False
-    allowed[1, 20:] = False
-    return PseudoLabel(label, confident.double()), draw(batch, count, 4, 5).exp(), allowed
-
-
-@pytest.mark.parametrize('threshold', [0.0, 0.3, 0.5, 0.7, 0.95])
-@pytest.mark.parametrize('count, at_once', [(1, 8), (8, 8), (20, 8), (20, 3)])
-def test_region_propagation_equals_algorithm1(threshold, count, at_once, monkeypatch):
-    monkeypatch.setattr(fast, '_SHAPES_AT_ONCE', at_once)
-    accepted = 0
-    for seed in range(2):
-        pseudo, rows, allowed = region_case(seed, count=count)
-        result = fast.region_propagation(pseudo, rows, allowed, torch.tensor(threshold), C)
-        for b in range(3):
-            shapes = [oracle.eq7(row, (24, 30)) & allowed[b] for row in rows[b]]
-            label, region, used = oracle.algorithm1(shapes, threshold, pseudo.weight[b] > 0, pseudo.label[b])
-            accepted += len(used)
-            assert torch.equal(result.label[b], label)
-            assert torch.equal(result.weight[b], region.double())
-    assert accepted or threshold == 0.95, 'the case must accept some shapes'
-
-
-def masks_as_rows(*masks: list[int]) -> torch.Tensor:
-    """Rows whose shapes are given on a line of pixels: resizing to the same size keeps them."""
-    return torch.tensor(masks, dtype=torch.float64)[None, :, None]
-
-
-@pytest.mark.parametrize('at_once', [8, 1])
-def test_a_later_shape_counts_what_an_earlier_one_wrote(at_once, monkeypatch):
-    monkeypatch.setattr(fast, '_SHAPES_AT_ONCE', at_once)
-    label = torch.tensor([[[1, 1, 1, 2, 2, 2, 2, 0]]])
-    confident = torch.tensor([[[1, 1, 1, 0, 0, 0, 0, 0]]]).double()
-    first, second = [1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0]
-    allowed = torch.ones(1, 1, 8, dtype=torch.bool)
-
-    def propagate(*masks):
-        pseudo = PseudoLabel(label, confident)
-        result = fast.region_propagation(pseudo, masks_as_rows(*masks), allowed, 0.6, 3)
-        literal = oracle.algorithm1([torch.tensor([mask]).bool() for mask in masks], 0.6, confident[0] > 0, label[0])
-        assert torch.equal(result.label[0], literal[0]) and torch.equal(result.weight[0] > 0, literal[1])
-        return result.label.flatten().tolist(), literal[2]
-
-    # Alone, one of the second shape's three pixels is confident; after the first shape, two of three are.
-    assert propagate(second) == ([1, 1, 1, 2, 2, 2, 2, 0], [])
-    assert propagate(first, second) == ([1, 1, 1, 1, 1, 2, 2, 0], [0, 1])
-    assert propagate(second, first) == ([1, 1, 1, 1, 2, 2, 2, 0], [1])
-
-
-def test_both_ratios_are_compared_as_documented():
-    """Overlap of exactly tau is enough, a leading class of exactly tau is not."""
-    allowed = torch.ones(1, 1, 8, dtype=torch.bool)
-    rows = masks_as_rows([1, 1, 1, 1, 0, 0, 0, 0])
-    half = PseudoLabel(torch.tensor([[[1, 1, 0, 0, 0, 0, 0, 0]]]), torch.tensor([[[1.0, 1, 0, 0, 0, 0, 0, 0]]]))
-    assert fast.region_propagation(half, rows, allowed, 0.5, 3).label.sum() == 4
-    even = PseudoLabel(torch.tensor([[[1, 1, 2, 2, 0, 0, 0, 0]]]), torch.tensor([[[1.0, 1, 1, 1, 0, 0, 0, 0]]]))
-    assert torch.equal(fast.region_propagation(even, rows, allowed, 0.5, 3).label, even.label)
-
-
-def test_shapes_change_nothing_where_they_may_not_lie():
-    pseudo, rows, allowed = region_case(0)
-    result = fast.region_propagation(pseudo, rows, allowed, 0.3, C)
-    assert (result.label != pseudo.label).any()
-    assert torch.equal(result.label[~allowed], pseudo.label[~allowed])
-    assert torch.equal(result.weight[~allowed], pseudo.weight[~allowed])
-
-
-def test_counts_are_exact_under_autocast():
-    """501 of 1,000 pixels are confident; bfloat16 would count 500."""
-    place = torch.arange(1024)
-    pseudo = PseudoLabel((place < 501).long().view(1, 1, -1), (place < 501).float().view(1, 1, -1))
-    rows, allowed = (place < 1000).float().view(1, 1, 1, -1), torch.ones(1, 1, 1024, dtype=torch.bool)
-    with torch.autocast('cpu', torch.bfloat16):
-        result = fast.region_propagation(pseudo, rows, allowed, 0.5005, 2)
-    assert result.label.sum() == result.weight.sum() == 1000
-
-
-def test_without_confident_pixels_nothing_is_propagated():
-    pseudo, rows, allowed = region_case(0)
-    unsure = PseudoLabel(pseudo.label, torch.zeros_like(pseudo.weight))
-    for threshold in (0.0, 0.5):
-        result = fast.region_propagation(unsure, rows, allowed, threshold, C)
-        assert torch.equal(result.label, pseudo.label) and not result.weight.any()
-
-
-def test_propagation_traces_into_one_graph():
-    scores, rows, columns = inputs()
-    rows.requires_grad_()
-    pseudo, _, allowed = region_case(0, batch=2)
-    index = torch.tensor([1, 5, 9])
-
-    def step(rows, columns):
-        correlation = Correlation(rows, columns)
-        fast.sample_positions(3, H * W, 'random', rows.device)
-        sampled = fast.sampled_rows(correlation, index)
-        enlarged = fast.region_propagation(pseudo, sampled, allowed[:2], 0.4, C)
-        return fast.pixel_propagation(scores, correlation).sum(), enlarged.label
-
-    torch._dynamo.reset()
-    traced = torch.compile(step, backend='eager', fullgraph=True)
-    for a, b in zip(traced(rows, columns), step(rows, columns), strict=True):
-        assert torch.equal(a, b)
 
 
 # The head, and where it reads

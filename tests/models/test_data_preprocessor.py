@@ -187,3 +187,19 @@ def test_evaluation_is_mmsegs():
     data = tiny.batch(1, 0)
     out = preprocessor()(data, training=False)
     assert out['inputs'].shape == (1, 3, tiny.SIZE, tiny.SIZE) and len(out['data_samples']) == 1
+
+
+@pytest.mark.parametrize('channels, mean, std', [(1, [10.0], [50.0]), (4, [20.0], [60.0])])
+def test_channels_come_from_the_images(channels, mean, std):
+    data = tiny.batch(2, 2)
+    bands = torch.arange(channels, dtype=torch.uint8)[:, None, None]
+    data['inputs'] = [image[:1] // 2 + bands for image in data['inputs']]
+    streams = preprocessor(mean=mean, std=std, num_strong=2)(data, training=True)['inputs']
+    assert streams.labeled.shape == streams.weak.shape == (2, channels, tiny.SIZE, tiny.SIZE)
+    assert [view.shape for view in streams.strong] == [streams.weak.shape] * 2
+    # Without colors there is no order of colors to change, in testing neither.
+    image = data['inputs'][2].float()
+    expected = (image - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    assert torch.allclose(streams.weak[0], expected, atol=1e-4)
+    tested = preprocessor(mean=mean, std=std)(dict(inputs=data['inputs'][2:3], data_samples=[data['data_samples'][2]]))
+    assert torch.allclose(tested['inputs'][0], expected, atol=1e-4)

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from mmsemi.engine import PrototypeHook
 from mmsemi.engine.hooks.prototype_hook import labeled_batches
 from mmsemi.models.segmentors import esl
-from mmsemi.structures import Mix, Streams
+from mmsemi.models.state import PartPrototypes
+from mmsemi.structures import Mix, PseudoLabel, Streams
 from tests import tiny
 from tests.engine.test_hooks import runner
 from tests.oracles import esl as oracle
@@ -15,28 +16,40 @@ from tests.oracles import esl as oracle
 C, K, Q, N_S, ZETA, SIGMA, ETA, THETA = tiny.NUM_CLASSES, 2, 6, 7, 0.6, 0.5, 0.8, 0.9
 
 
-def small_streams() -> Streams:
-    """One labeled and two unlabeled crops of 16 x 16, projections of 4 x 4."""
+def small_streams(side: int = 16, partner: list[int] | None = None) -> Streams:
+    """One labeled and two unlabeled crops of 16 x 16, projections of 4 x 4; or of 17 x 17 and 5 x 5."""
     generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(0, C, (1, 4, 4), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    labels = torch.randint(0, C, (1, 5, 5), generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    labels = labels[:, :side, :side].clone()
     labels[:, :4] = 255
-    valid = torch.ones(2, 16, 16, dtype=torch.bool)
+    valid = torch.ones(2, side, side, dtype=torch.bool)
     valid[0, 12:] = False
-    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
+    mask = torch.zeros(2, side, side, dtype=torch.bool)
     # One box lies over the other image's padding, one over its own.
     mask[0, 4:, 4:12] = True
     mask[1, 8:, 8:] = True
-    draw = lambda n: torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64)  # noqa: E731
-    return Streams(draw(1), labels, draw(2), (draw(2),), valid, (Mix(mask),))
+    draw = lambda n: torch.randn(n, 3, side, side, generator=generator, dtype=torch.float64)  # noqa: E731
+    return Streams(draw(1), labels, draw(2), (draw(2),), valid, (Mix(mask, partner and torch.tensor(partner)),))
 
 
-def model_and_streams(**kwargs):
+# What the network and the batch may be: crops of 4 k + 1 and corners on corners, another level of the encoder, other
+# partners of CutMix, a projector that is coarser than the scores.
+NETWORKS = [{}, dict(align=True), dict(level=2), dict(partner=[0, 0]), dict(align=True, downsample=2, threshold=0.996)]
+
+
+def model_and_streams(align: bool = False, level: int = 3, downsample: int = 1, partner=None, **kwargs):
+    """The method in double precision, which predicts several classes, and a batch."""
+    side = 17 if align else 16
+    student = tiny.segmentor()
+    student['decode_head'].update(align_corners=align, in_index=level, in_channels=8 * 2**level)
+    projector = dict(tiny.METHODS['ESL']['heads']['projector'], downsample=downsample)
     arguments = dict(
-        preprocessor=dict(size=(16, 16)), threshold=ZETA, dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0,
-        max_anchors=48, soft_weight=1.0, contrast_weight=1.0,
+        student=student, heads=dict(projector=projector), preprocessor=dict(size=(side, side)), threshold=ZETA,
+        dominant_mass=ETA, prototype_momentum=THETA, anchor_ratio=1.0, max_anchors=48, soft_weight=1.0,
+        contrast_weight=1.0,
     )  # fmt: skip
     model = tiny.build('ESL', **{**arguments, **kwargs}).double().eval()
-    streams = small_streams()
+    streams = small_streams(side, partner)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         # Predictions of several classes, sure and unsure: running statistics that fit, scores spread around 0.
@@ -52,7 +65,7 @@ def model_and_streams(**kwargs):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
         if model.contrast_weight:
             parts = model.part_prototypes
-            features = model.teacher(streams.weak).features[-1]
+            features = model.teacher(streams.weak).features[level]
             noise = torch.randn(parts.value.shape, generator=generator, dtype=torch.float64)
             parts.value.copy_(features.mean((0, 2, 3)) + features.std() * noise)
             parts.seen.fill_(True)
@@ -63,46 +76,75 @@ def model_and_streams(**kwargs):
     return model, streams
 
 
-def coarse(maps: torch.Tensor) -> torch.Tensor:
-    """Nearest pixels at stride 4."""
-    return maps[:, 2::4, 2::4]
+def coarse(model, maps: torch.Tensor) -> torch.Tensor:
+    """Labels at the projector's stride."""
+    return oracle.coarse(maps, model.student.segmentor.align_corners, 4 * model.student.heads['projector'].downsample)
+
+
+def mixed(mix: Mix, maps: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Images or maps of the unlabeled stream, each with the box of its partner."""
+    mask = mix.mask if mask is None else mask
+    partners = maps.flip(0) if mix.partner is None else maps[mix.partner]
+    return torch.where(mask[:, None] if maps.ndim == 4 else mask, partners, maps)
 
 
 def literal_parts(model, streams):
     """The teacher's outputs, classes, parts (eq. 7) and confidence at stride 4, labeled image first."""
     out = model.teacher(torch.cat([streams.labeled, streams.weak]))
-    E, P = oracle.resized(out.features[-1], (4, 4)), model.part_prototypes.value.view(C, K, -1)
-    prob = out.coarse_logits.softmax(1)
-    truth = coarse(streams.labels)
+    size, align = out.heads['projector'].shape[2:], out.align_corners
+    level = model.student.segmentor.decode_head.in_index
+    E, P = oracle.resized(out.features[level], size, align), model.part_prototypes.value.view(C, K, -1)
+    prob = oracle.resized(out.coarse_logits, size, align).softmax(1)
+    truth = coarse(model, streams.labels)
     label = torch.cat([truth, prob[1:].argmax(1)])
-    exists = torch.cat([truth != 255, coarse(streams.valid)])
-    sure = exists & torch.cat([truth != 255, prob[1:].max(1).values > ZETA])
+    exists = torch.cat([truth != 255, coarse(model, streams.valid)])
+    sure = exists & torch.cat([truth != 255, prob[1:].max(1).values > model.threshold])
     part = torch.full_like(label, -1)
+    started = model.part_prototypes.seen.view(C, K).sum(1).tolist()
     for b, i, j in exists.nonzero().tolist():
         c = int(label[b, i, j])
-        part[b, i, j] = c * K + oracle.eq7(E[b, :, i, j], P[c])
+        if started[c] == K:
+            part[b, i, j] = c * K + oracle.eq7(E[b, :, i, j], P[c])
+        elif sure[b, i, j]:
+            part[b, i, j] = c * K + started[c]
     return out, E, label, part, sure
 
 
-def test_soft_labels_of_the_mixed_view_are_learned_as_in_eq_3_to_6():
-    model, streams = model_and_streams()
+@pytest.mark.parametrize('case', [{}, dict(align=True), dict(partner=[0, 0])], ids=str)
+def test_soft_labels_of_the_mixed_view_are_learned_as_in_eq_3_to_6(case, monkeypatch):
+    model, streams = model_and_streams(**case)
+    given = []
+    monkeypatch.setattr(model, 'reweight', lambda pseudo, guide: given.append(pseudo) or pseudo)
     losses = model.loss(streams)
     with torch.no_grad():
         prob = model.teacher(streams.weak).logits.softmax(1).movedim(1, -1)
         soft = torch.stack([oracle.eq3_to_eq5(p, ETA) for p in prob.reshape(-1, C)]).view(prob.shape).movedim(-1, 1)
-        mask = streams.mix[0].mask
-        mixed, strong = (torch.where(mask[:, None], x.flip(0), x) for x in (soft, streams.strong[0]))
-        valid = torch.where(mask, streams.valid.flip(0), streams.valid)
-        expected = oracle.eq6(model.student(strong).logits, mixed, valid)
+        labels, strong, valid = (mixed(streams.mix[0], x) for x in (soft, streams.strong[0], streams.valid))
+        expected = oracle.eq6(model.student(strong).logits, labels, valid)
         dominant = (soft > 0).sum(1)
+    assert torch.equal(given[0].weight > 0, streams.valid), 'plugins see no label in the padding'
     assert torch.allclose(losses['unsup.loss_soft'], expected, rtol=0, atol=1e-10)
     assert len(dominant[streams.valid].unique()) > 1, 'the case must have sure and unsure pixels'
     assert torch.allclose(losses['unsup.dominant_classes'], dominant[streams.valid].double().mean().float())
     assert torch.allclose(losses['unsup.confident'], (dominant[streams.valid] == 1).float().mean())
+    held = model.queues.pushed.clamp(max=Q).double().mean() / Q
+    assert 0 < held < 1 and torch.allclose(losses['unsup.queues_filled'].double(), held)
 
 
-def test_the_contrast_equals_eq_7_to_10(monkeypatch):
+def test_a_class_is_dominant_however_small_its_share():
     model, streams = model_and_streams()
+    prob = torch.zeros(2, C, 16, 16)
+    prob[:, 0] = 1
+    prob[0, :2] = torch.tensor([0.999, 0.001])[:, None, None]
+    told = model.report(PseudoLabel(prob.argmax(1), prob[:, 0], prob), streams)
+    pixels = streams.valid.sum((1, 2)).double()
+    assert torch.allclose(told['dominant_classes'].double(), (2 * pixels[0] + pixels[1]) / pixels.sum())
+    assert torch.allclose(told['confident'].double(), pixels[1] / pixels.sum())
+
+
+@pytest.mark.parametrize('case', NETWORKS, ids=str)
+def test_the_contrast_equals_eq_7_to_10(monkeypatch, case):
+    model, streams = model_and_streams(**case)
     drawn = {}
     draw_anchors, draw_samples = esl.draw_per_class, model.queues.draw
     monkeypatch.setattr(esl, 'draw_per_class', lambda *a, **k: drawn.setdefault('anchors', draw_anchors(*a, **k)))
@@ -111,35 +153,47 @@ def test_the_contrast_equals_eq_7_to_10(monkeypatch):
 
     with torch.no_grad():
         _, _, label, part, sure = literal_parts(model, streams)
-        mask = coarse(streams.mix[0].mask)
-        mixed = lambda maps: torch.cat([maps[:1], torch.where(mask, maps[1:].flip(0), maps[1:])])  # noqa: E731
-        label, part, sure = mixed(label), mixed(part), mixed(sure)
-        strong = torch.where(streams.mix[0].mask[:, None], streams.strong[0].flip(0), streams.strong[0])
-        z = model.student(torch.cat([streams.labeled, strong])).heads['projector'].movedim(1, -1).flatten(0, 2)
-        queue = model.queues.value.flatten(0, 1)
-        filled = model.queues.filled
-
-        (index, chosen), (positives, negatives, _) = drawn['anchors'], drawn['samples']
-        positives, negatives = positives.view(C, -1), negatives.view(C, -1, N_S)
-        total, left_out, streams_seen = 0.0, 0, set()
-        for c in range(C):
-            anchors = index[c][chosen[c]].tolist()
-            assert sorted(anchors) == ((label == c) & sure).flatten().nonzero()[:, 0].tolist()
-            rows = []
-            for place, j in enumerate(anchors):
-                own = int(part.flatten()[j])
-                if filled[own] == 0:
-                    left_out += 1
-                    continue
-                assert positives[c, place] // Q == own and positives[c, place] % Q < filled[own]
-                assert (negatives[c, place] // Q != own).all()
-                assert (negatives[c, place] % Q < filled[negatives[c, place] // Q]).all()
-                streams_seen.add(j >= 16)
-                rows.append((z[j], queue[positives[c, place]], list(queue[negatives[c, place]])))
-            if rows:
-                total = total + oracle.eq10(*map(list, zip(*rows, strict=True)), SIGMA)
+        mix, mask = streams.mix[0], coarse(model, streams.mix[0].mask)
+        label, part, sure = (torch.cat([x[:1], mixed(mix, x[1:], mask)]) for x in (label, part, sure))
+        images = torch.cat([streams.labeled, mixed(mix, streams.strong[0])])
+    z = model.student(images).heads['projector'].movedim(1, -1).flatten(0, 2)
+    queue, filled = model.queues.value.flatten(0, 1), model.queues.filled
+    (index, chosen), (positives, negatives, _) = drawn['anchors'], drawn['samples']
+    positives, negatives = positives.view(C, -1), negatives.view(C, -1, N_S)
+    total, streams_seen = 0.0, set()
+    for c in range(C):
+        anchors = index[c][chosen[c]].tolist()
+        assert sorted(anchors) == ((label == c) & sure).flatten().nonzero()[:, 0].tolist()
+        rows = []
+        for place, j in enumerate(anchors):
+            own = int(part.flatten()[j])
+            assert positives[c, place] // Q == own and positives[c, place] % Q < filled[own]
+            assert (negatives[c, place] // Q != own).all()
+            assert (negatives[c, place] % Q < filled[negatives[c, place] // Q]).all()
+            streams_seen.add(j >= label[0].numel())
+            rows.append((z[j], queue[positives[c, place]], list(queue[negatives[c, place]])))
+        if rows:
+            total = total + oracle.eq10(*map(list, zip(*rows, strict=True)), SIGMA)
     assert torch.allclose(losses['unsup.loss_contrast'], total / C, rtol=0, atol=1e-10)
-    assert streams_seen == {False, True} and left_out == 0
+    assert streams_seen == {False, True}
+    # Student and projector learn it, the teacher and what the queues hold do not.
+    learning = [p for p in model.student.parameters() if p.requires_grad]
+    pairs = [torch.autograd.grad(x, learning, allow_unused=True) for x in (losses['unsup.loss_contrast'], total / C)]
+    for ours, literal in zip(*pairs, strict=True):
+        assert (ours is None) == (literal is None)
+        assert ours is None or torch.allclose(ours, literal, rtol=0, atol=1e-10)
+
+
+def test_at_a_threshold_of_1_no_unlabeled_pixel_is_an_anchor(monkeypatch):
+    model, streams = model_and_streams(threshold=1.0)
+    with torch.no_grad():
+        model.teacher.segmentor.decode_head.conv_seg.weight *= 1e6  # probabilities of exactly 1
+    assert (model.teacher(streams.weak).logits.softmax(1).amax(1) == 1).any()
+    qualified = []
+    draw = esl.draw_per_class
+    monkeypatch.setattr(esl, 'draw_per_class', lambda *a: qualified.append(a[1]) or draw(*a))
+    model.loss(streams)
+    assert qualified[0][:1].any() and not qualified[0][1:].any()
 
 
 def test_an_anchor_whose_own_queue_is_empty_does_not_count(monkeypatch):
@@ -152,12 +206,24 @@ def test_an_anchor_whose_own_queue_is_empty_does_not_count(monkeypatch):
     assert torch.allclose(weight, torch.tensor([0.0, 0, 1, 1]).double() / C)
 
 
-def test_the_teachers_parts_of_both_streams_fill_the_queues_and_move_the_prototypes():
-    model, streams = model_and_streams()
+@pytest.mark.parametrize(
+    'case, unknown', [*((case, None) for case in NETWORKS), ({}, 1), (dict(align=True), 2)], ids=str
+)
+def test_the_teachers_parts_of_both_streams_fill_the_queues_and_move_the_prototypes(case, unknown):
+    """``unknown``: a class whose prototypes have not started, which takes sure pixels alone."""
+    model, streams = model_and_streams(**{**dict(threshold=ZETA if unknown is None else 0.95), **case})
+    if unknown is not None:
+        model.part_prototypes.seen.view(C, K)[unknown] = False
+        model.part_prototypes.value.view(C, K, -1)[unknown] = 0
     with torch.no_grad():
-        out, E, _, part, _ = literal_parts(model, streams)
+        out, E, label, part, _ = literal_parts(model, streams)
         z = out.heads['projector']
         P = oracle.eq12(model.part_prototypes.value.view(C, K, -1), E, part, K, THETA)
+        if unknown is not None:
+            new = part == unknown * K
+            unsure = (label[1:] == unknown) & coarse(model, streams.valid) & (part[1:] < 0)
+            assert new[1:].any() and unsure.any(), 'the case must have sure and unsure pixels of the class'
+            P[unknown, 0] = E.movedim(1, -1)[new].mean(0)
         queues = oracle.Queues(C * K, Q)
         for p, filled in enumerate(model.queues.filled.tolist()):
             oldest = int(model.queues.pushed[p]) - filled
@@ -252,8 +318,12 @@ def started(**kwargs):
     return model
 
 
-def test_the_hook_starts_prototypes_from_the_labeled_images_under_the_initial_encoder():
-    model = started(parts=1, prototype_samples=100_000)
+@pytest.mark.parametrize('align, level', [(False, 3), (True, 2)])
+def test_the_hook_starts_prototypes_from_the_labeled_images_under_the_initial_encoder(align, level):
+    student = tiny.segmentor()
+    student['decode_head'].update(align_corners=align, in_index=level, in_channels=8 * 2**level)
+    side = 33 if align else 32
+    model = started(parts=1, prototype_samples=100_000, student=student, preprocessor=dict(size=(side, side)))
     batches = list(labeled_batches(tiny.labeled_loader(), 0))
     assert [len(batch['inputs']) for batch in batches] == [2, 1]
     rows = [[] for _ in range(C)]
@@ -261,12 +331,23 @@ def test_the_hook_starts_prototypes_from_the_labeled_images_under_the_initial_en
         for batch in batches:
             streams = model.data_preprocessor(batch, training=True)['inputs']
             assert len(streams.weak) == 0
-            E = oracle.resized(model.student.eval().segmentor.extract_feat(streams.labeled)[-1], (8, 8))
-            labels = coarse(streams.labels)
+            E = model.student.eval().segmentor.extract_feat(streams.labeled)[level]
+            labels = coarse(model, streams.labels)
+            E = oracle.resized(E, labels.shape[1:], align)
             for b, i, j in (labels != 255).nonzero().tolist():
                 rows[labels[b, i, j]].append(E[b, :, i, j])
     for c in range(C):
         assert torch.allclose(model.part_prototypes.value[c], torch.stack(rows[c]).mean(0), atol=1e-5)
+
+
+def test_prototypes_start_from_as_many_pixels_of_a_class_as_asked_for(monkeypatch):
+    kept = []
+    fit = PartPrototypes.fit
+    monkeypatch.setattr(
+        PartPrototypes, 'fit', lambda self, rows: kept.append([len(x) for x in rows]) or fit(self, rows)
+    )
+    started(prototype_samples=9)
+    assert kept == [[9] * C]
 
 
 def test_prototypes_start_equal_whatever_was_drawn_before_and_draw_nothing_of_the_trainings():

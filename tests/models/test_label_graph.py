@@ -1,11 +1,18 @@
 """MLLC's graphs: the fast forms equal the literal equations, in values and in gradients."""
 
+import sys
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmsemi.models.modules import nearest
 from mmsemi.models.modules.graph_ops import (
+    Edges,
     dense_affinity,
     knn_affinity,
     propagate_features,
@@ -22,7 +29,7 @@ VALID = pytest.mark.parametrize('padded', [False, True])
 
 
 def nodes(dtype: torch.dtype = torch.float64, padded: bool = False, n: int = N, batch: int = B, seed: int = 0):
-    """Probabilities, features and validity of random nodes."""
+    """Probabilities (or, by :func:`maps`, their logarithms), features and validity of random nodes."""
     generator = torch.Generator().manual_seed(seed)
     prob = (2 * torch.randn(batch, n, C, generator=generator, dtype=torch.float64)).softmax(-1)
     features = torch.randn(batch, n, D, generator=generator, dtype=torch.float64)
@@ -34,10 +41,10 @@ def of_image(valid: Tensor | None, b: int) -> Tensor | None:
     return None if valid is None else valid[b]
 
 
-def dense_from_knn(index: Tensor, weight: Tensor) -> Tensor:
+def dense_from_knn(edges: Edges, weight: Tensor) -> Tensor:
     """The matrix (B, n, n) that a sparse affinity means."""
-    batch, n, _ = index.shape
-    return weight.new_zeros(batch, n, n).scatter_add(2, index, weight)
+    batch, n, _ = edges.shape
+    return weight.new_zeros(batch, n, n).scatter_add(2, edges.index, weight)
 
 
 def literal_affinity(features: Tensor, k: float, gamma: float, valid: Tensor | None) -> Tensor:
@@ -76,33 +83,34 @@ def traced(function):
 @DTYPES
 @VALID
 @pytest.mark.parametrize('gamma', [1.0, 2.0, 0.5])
-@pytest.mark.parametrize('block_size', [1024, 4])
-def test_knn_affinity_equals_eq4(dtype, tolerance, padded, gamma, block_size):
+def test_knn_affinity_equals_eq4(dtype, tolerance, padded, gamma):
     _, features, valid = nodes(dtype, padded)
-    index, weight = knn_affinity(features, K, gamma, valid, block_size)
-    assert index.shape == weight.shape == (B, N, K)
-    assert_close(dense_from_knn(index, weight), literal_affinity(features.double(), K, gamma, valid), tolerance)
+    edges, weight = knn_affinity(features, K, gamma, valid)
+    assert edges.shape == weight.shape == (B, N, K)
+    assert_close(dense_from_knn(edges, weight), literal_affinity(features.double(), K, gamma, valid), tolerance)
 
 
 def test_features_of_length_one_need_no_second_normalisation():
     _, features, _ = nodes()
     unit = torch.nn.functional.normalize(features, dim=-1)
-    for ours, theirs in zip(knn_affinity(unit, K, normalized=True), knn_affinity(features, K), strict=True):
-        assert_close(ours, theirs, 1e-10)
+    ours, theirs = knn_affinity(unit, K, normalized=True), knn_affinity(features, K)
+    assert torch.equal(ours[0].index, theirs[0].index)
+    assert_close(ours[1], theirs[1], 1e-10)
     assert not torch.allclose(knn_affinity(features, K, normalized=True)[1], knn_affinity(features, K)[1])
 
 
 @VALID
 def test_knn_affinity_lists_most_similar_neighbors_first(padded):
     _, features, valid = nodes(padded=padded)
-    index, weight = knn_affinity(features, K, valid=valid)
-    assert (weight.diff(dim=-1) <= 0).all()
+    edges, weight = knn_affinity(features, K, valid=valid)
+    assert (weight.diff(dim=-1) <= 0).all() and weight.count_nonzero() > 2 * N
     for b in range(B):
         for i in range(N):
             expected = oracle.neighbours(features[b], i, K, of_image(valid, b))
             if padded and not valid[b, i]:
                 continue
-            assert index[b, i].tolist() == expected
+            similar = int((weight[b, i] > 0).sum())
+            assert edges.index[b, i, :similar].tolist() == expected[:similar]
 
 
 @VALID
@@ -125,9 +133,9 @@ def test_knn_affinity_passes_gradcheck(padded):
 @pytest.mark.parametrize('k', [N - 1, N, 100])
 def test_more_neighbors_than_nodes_are_all_other_nodes(k):
     _, features, _ = nodes()
-    index, weight = knn_affinity(features, k)
-    assert index.shape == (B, N, N - 1)
-    assert_close(dense_from_knn(index, weight), dense_affinity(features), 1e-10)
+    edges, weight = knn_affinity(features, k)
+    assert edges.shape == (B, N, N - 1)
+    assert_close(dense_from_knn(edges, weight), dense_affinity(features), 1e-10)
 
 
 def test_missing_neighbors_have_weight_zero():
@@ -147,9 +155,9 @@ def test_zero_features_have_no_edges_and_finite_gradients(gamma):
     features[0, :4] = 0
     features[1] = 0
     features.requires_grad_()
-    index, weight = knn_affinity(features, K, gamma)
+    edges, weight = knn_affinity(features, K, gamma)
     assert (weight[0, :4] == 0).all() and (weight[1] == 0).all()
-    propagated = propagate_labels(index, weight, prob)
+    propagated = propagate_labels(edges, weight, prob)
     assert (propagated[1] == 0).all()
     propagated.square().sum().backward()
     assert features.grad.isfinite().all()
@@ -191,15 +199,16 @@ def test_propagate_labels_passes_gradcheck():
     index = torch.randint(5, (2, 6, 3), generator=generator)  # the last node is nobody's neighbour
     weight = torch.rand(2, 6, 3, generator=generator, dtype=torch.float64) + 0.1
     x = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
-    assert gradcheck(lambda w, x: propagate_labels(index, w, x), (weight.requires_grad_(), x.requires_grad_()))
+    edges = Edges.within_graphs(index)
+    assert gradcheck(lambda w, x: propagate_labels(edges, w, x), (weight.requires_grad_(), x.requires_grad_()))
 
 
 def test_nodes_without_edges_receive_zero_and_give_finite_gradients():
     prob, features, _ = nodes()
-    index, weight = knn_affinity(features, K)
+    edges, weight = knn_affinity(features, K)
     weight = torch.zeros_like(weight).requires_grad_()
     prob.requires_grad_()
-    propagated = propagate_labels(index, weight, prob)
+    propagated = propagate_labels(edges, weight, prob)
     assert (propagated == 0).all()
     propagated.sum().backward()
     assert prob.grad.isfinite().all() and weight.grad.isfinite().all()
@@ -208,42 +217,62 @@ def test_nodes_without_edges_receive_zero_and_give_finite_gradients():
 # Class-level graph, eq. 6 and 7
 
 
+EXPAND = pytest.mark.parametrize('expand', [False, True])
+
+
 @DTYPES
 @VALID
+@EXPAND
 @pytest.mark.parametrize('n', [N, 150])  # 150 nodes fill more than one tile of a class
-def test_propagate_features_equals_eq7(dtype, tolerance, padded, n):
+def test_propagate_features_equals_eq7(dtype, tolerance, padded, expand, n):
     prob, features, valid = nodes(dtype, padded, n=n, batch=1 if n > N else B)
     literal = literal_class_graph(prob.double(), valid) @ features.double()
-    assert_close(propagate_features(prob, features, valid), literal, tolerance)
+    assert_close(propagate_features(prob, features, valid, expand), literal, tolerance)
 
 
 @VALID
-def test_propagate_features_gradients_equal_eq7s(padded):
+@EXPAND
+def test_propagate_features_gradients_equal_eq7s(padded, expand):
     prob, features, valid = nodes(padded=padded)
     assert_same_gradients(
-        lambda p, x: propagate_features(p, x, valid), lambda p, x: literal_class_graph(p, valid) @ x, [prob, features]
+        lambda p, x: propagate_features(p, x, valid, expand),
+        lambda p, x: literal_class_graph(p, valid) @ x,
+        [prob, features],
     )
 
 
 @VALID
-def test_propagate_features_passes_gradcheck(padded):
+@EXPAND
+def test_propagate_features_passes_gradcheck(padded, expand):
     prob, features, valid = nodes(padded=padded, n=7)
-    assert gradcheck(lambda p, x: propagate_features(p, x, valid), (prob.requires_grad_(), features.requires_grad_()))
+    inputs = prob.requires_grad_(), features.requires_grad_()
+    assert gradcheck(lambda p, x: propagate_features(p, x, valid, expand), inputs)
 
 
-def test_propagate_features_holds_when_all_nodes_are_of_one_class():
+@EXPAND
+def test_more_classes_than_rows_of_a_tile_make_larger_tiles(expand):
+    generator = torch.Generator().manual_seed(0)
+    prob = torch.randn(1, 40, 70, generator=generator, dtype=torch.float64).softmax(-1)
+    features = torch.randn(1, 40, D, generator=generator, dtype=torch.float64)
+    literal = literal_class_graph(prob, None) @ features
+    assert_close(propagate_features(prob, features, expand=expand), literal, 1e-10)
+
+
+@EXPAND
+def test_propagate_features_holds_when_all_nodes_are_of_one_class(expand):
     prob, features, _ = nodes(n=70, batch=1)
     prob = prob.roll(1, 1).clone()
     prob[..., 2] += 1
     prob = prob / prob.sum(-1, keepdim=True)
     assert (prob.argmax(-1) == 2).all()
-    assert_close(propagate_features(prob, features), literal_class_graph(prob, None) @ features, 1e-10)
+    assert_close(propagate_features(prob, features, expand=expand), literal_class_graph(prob, None) @ features, 1e-10)
 
 
-def test_propagate_features_leaves_padding_as_it_is():
+@EXPAND
+def test_propagate_features_leaves_padding_as_it_is(expand):
     prob, features, _ = nodes()
     nothing = torch.zeros(B, N, dtype=torch.bool)
-    assert torch.equal(propagate_features(prob, features, nothing), features)
+    assert torch.equal(propagate_features(prob, features, nothing, expand), features)
 
 
 def test_padding_changes_nothing_for_the_others():
@@ -266,18 +295,18 @@ def test_padding_changes_nothing_for_the_others():
 def test_half_precision_is_computed_in_float32_also_under_autocast(half):
     prob, features, valid = nodes(half, padded=True)
     with torch.autocast('cpu', torch.bfloat16):
-        index, weight = knn_affinity(features, K, 1.0, valid)
+        edges, weight = knn_affinity(features, K, 1.0, valid)
         outputs = {
             'weight': weight,
-            'labels': propagate_labels(index, weight, prob),
+            'labels': propagate_labels(edges, weight, prob),
             'dense': propagate_labels_dense(dense_affinity(features, 1.0, valid), prob),
             'features': propagate_features(prob, features, valid),
         }
     prob, features = prob.float(), features.float()
-    index, weight = knn_affinity(features, K, 1.0, valid)
+    edges, weight = knn_affinity(features, K, 1.0, valid)
     expected = {
         'weight': weight,
-        'labels': propagate_labels(index, weight, prob),
+        'labels': propagate_labels(edges, weight, prob),
         'dense': propagate_labels_dense(dense_affinity(features, 1.0, valid), prob),
         'features': propagate_features(prob, features, valid),
     }
@@ -293,7 +322,7 @@ def test_graph_functions_trace_into_one_graph(padded):
     features.requires_grad_()
 
     def step(prob, features):
-        sparse = knn_affinity(features, K, 1.0, valid, 8)
+        sparse = knn_affinity(features, K, 1.0, valid)
         dense = dense_affinity(features, 1.0, valid)
         return (
             propagate_labels(*sparse, prob).square().sum()
@@ -323,48 +352,60 @@ def trained_graph(**kwargs) -> LabelGraph:
 
 
 def maps(dtype: torch.dtype = torch.float64, padded: bool = False, height: int = 3, width: int = 4):
+    """Logarithms of probabilities, features, thresholds and validity of random maps."""
     prob, features, valid = nodes(dtype, padded, n=height * width)
-    prob, features = (x.transpose(1, 2).reshape(B, -1, height, width) for x in (prob, features))
+    log_prob, features = (x.transpose(1, 2).reshape(B, -1, height, width) for x in (prob.log(), features))
     threshold = torch.tensor([0.4, 0.6, 0.8, 0.5], dtype=dtype)
-    return prob, features, threshold, None if valid is None else valid.view(B, height, width)
+    return log_prob, features, threshold, None if valid is None else valid.view(B, height, width)
 
 
-def literal_graph(graph: LabelGraph, prob, features, threshold, valid) -> tuple[list[Tensor], list[Tensor]]:
-    """Algorithm 1 on every image, or on all as one: K + 1 node matrices (B, n, C) and (B, n, D)."""
-    prob, features = (x.flatten(2).transpose(1, 2) for x in (prob, features))
+def literal_graph(
+    graph: LabelGraph, log_prob, features, threshold, valid, streams=None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Algorithm 1 on every image, stream or batch: K + 1 node matrices (B, n, C) and (B, n, D)."""
+    prob, features = (x.flatten(2).transpose(1, 2) for x in (log_prob.exp(), features))
     valid = None if valid is None else valid.flatten(1)
-    if graph.scope == 'batch':
-        prob, features = (x.reshape(1, -1, x.size(-1)) for x in (prob, features))
-        valid = None if valid is None else valid.view(1, -1)
-    k = graph.num_neighbors
-    images = [
-        oracle.algorithm1(
-            prob[b],
-            features[b],
-            threshold,
-            graph.label_mlps,
-            graph.feature_mlps,
-            k,
-            graph.gamma,
-            graph.alpha,
-            graph.order,
-            of_image(valid, b),
+    sizes = {'image': [1] * B, 'stream': streams, 'batch': [B]}[graph.scope]
+    graphs, first = [], 0
+    for size in sizes:
+        own = slice(first, first + size)
+        graphs.append(
+            oracle.algorithm1(
+                prob[own].flatten(0, 1),
+                features[own].flatten(0, 1),
+                threshold,
+                graph.label_mlps,
+                graph.feature_mlps,
+                graph.num_neighbors,
+                graph.gamma,
+                graph.alpha,
+                graph.order,
+                None if valid is None else valid[own].flatten(),
+            )
         )
-        for b in range(len(prob))
-    ]
-    return tuple([torch.stack(layer) for layer in zip(*nodes, strict=True)] for nodes in zip(*images, strict=True))
-
-
-def assert_graph_equals_literal(graph: LabelGraph, inputs, tolerance: float) -> None:
-    output = graph(*inputs)
-    literal = literal_graph(
-        graph.double(), *(x.double() if x is not None and x.is_floating_point() else x for x in inputs)
+        first += size
+    return tuple(
+        [torch.cat(layer).view(B, -1, layer[0].size(-1)) for layer in zip(*nodes, strict=True)]
+        for nodes in zip(*graphs, strict=True)
     )
-    for fast_maps, literal_nodes in zip((output.probs, output.features), literal, strict=True):
-        assert len(fast_maps) == len(literal_nodes) == len(graph.label_mlps) + 1
-        for fast, expected in zip(fast_maps, literal_nodes, strict=True):
-            fast = fast.flatten(2).transpose(1, 2).reshape(expected.shape)
-            assert_close(fast, expected, tolerance)
+
+
+def rows(maps: Tensor) -> Tensor:
+    """(B, C, h, w) as (B, n, C)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def assert_graph_equals_literal(graph: LabelGraph, inputs, tolerance: float, streams=None) -> None:
+    output = graph(*inputs, streams)
+    doubles = [x.double() if x is not None and x.is_floating_point() else x for x in inputs]
+    literal_probs, literal_features = literal_graph(graph.double(), *doubles, streams)
+    counted = slice(None) if inputs[3] is None else inputs[3].flatten(1)
+    assert len(output.log_probs) == len(output.features) == len(graph.label_mlps) + 1
+    for fast, expected in zip(output.log_probs, literal_probs, strict=True):
+        assert_close(rows(fast), expected.log(), 10 * tolerance)
+        assert_close(rows(fast).exp(), expected, tolerance)
+    for fast, expected in zip(output.features, literal_features, strict=True):
+        assert_close(rows(fast)[counted], expected[counted], tolerance)
 
 
 @pytest.mark.parametrize('order', ORDERS)
@@ -375,29 +416,38 @@ def test_label_graph_equals_algorithm1(order, padded, dtype, tolerance):
     assert_graph_equals_literal(graph, maps(dtype, padded), tolerance)
 
 
-@pytest.mark.parametrize('settings', [{'num_neighbors': 'inf'}, {'num_neighbors': 0}, {'scope': 'batch'}])
+SWITCHES = [{'num_neighbors': 'inf'}, {'num_neighbors': 0}, {'scope': 'batch'}]
+
+
+@pytest.mark.parametrize('settings', SWITCHES)
 @VALID
 def test_label_graph_switches_equal_algorithm1(settings, padded):
     assert_graph_equals_literal(trained_graph(num_layers=1, **settings), maps(padded=padded), 1e-10)
 
 
+@pytest.mark.parametrize('streams', [(1, 1), (2,)], ids=str)
+@VALID
+def test_the_images_of_a_stream_are_one_graph(streams, padded):
+    assert_graph_equals_literal(trained_graph(scope='stream'), maps(padded=padded), 1e-10, streams)
+
+
 @pytest.mark.parametrize('order', ORDERS)
 def test_label_graph_gradients_equal_algorithm1s(order):
     graph = trained_graph(order=order)
-    prob, features, threshold, valid = maps(padded=True, height=2)
+    log_prob, features, threshold, valid = maps(padded=True, height=2)
+    counted = valid.flatten(1)
 
-    def of(probs, features):
-        return sum((i + 2) * x.square().sum() for i, x in enumerate([*probs, *features])) + sum(
+    def of(log_probs, features):
+        features = [x[counted] for x in features]
+        return sum((i + 2) * x.square().sum() for i, x in enumerate([*log_probs, *features])) + sum(
             x[..., 0].sum() for x in features
         )
 
-    def as_nodes(x):
-        return x.flatten(2).transpose(1, 2)
-
-    inputs = [prob.requires_grad_(), features.requires_grad_(), *graph.parameters()]
-    output = graph(prob, features, threshold, valid)
-    fast = of([as_nodes(x) for x in output.probs], [as_nodes(x) for x in output.features])
-    literal = of(*literal_graph(graph, prob, features, threshold, valid))
+    inputs = [log_prob.requires_grad_(), features.requires_grad_(), *graph.parameters()]
+    output = graph(log_prob, features, threshold, valid)
+    fast = of([rows(x) for x in output.log_probs], [rows(x) for x in output.features])
+    probs, literal_features = literal_graph(graph, log_prob, features, threshold, valid)
+    literal = of([x.log() for x in probs], literal_features)
     for a, b in zip(torch.autograd.grad(fast, inputs), torch.autograd.grad(literal, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
@@ -409,7 +459,7 @@ def test_label_graph_passes_gradcheck(num_neighbors):
 
     def forward(prob, features):
         output = graph(prob[:1], features[:1], threshold)
-        return output.probs[1:] + output.features
+        return output.log_probs[1:] + output.features
 
     assert gradcheck(forward, (prob.requires_grad_(), features.requires_grad_()))
 
@@ -420,81 +470,135 @@ def test_label_graph_traces_into_one_graph(order, padded):
     graph = trained_graph(order=order).float()
     inputs = maps(torch.float32, padded)
     output, expected = traced(graph)(*inputs), graph(*inputs)
-    for a, b in zip(output.probs + output.features, expected.probs + expected.features, strict=True):
+    for a, b in zip(output.log_probs + output.features, expected.log_probs + expected.features, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_untrained_graph_only_propagates():
     graph = LabelGraph(C, D, num_layers=1, num_neighbors=K, alpha=1.0).double()
-    prob, features, _, _ = maps()
-    output = graph(prob, features, torch.zeros(C))
-    p, x = (m.flatten(2).transpose(1, 2) for m in (prob, features))
+    log_prob, features, _, _ = maps()
+    output = graph(log_prob, features, torch.zeros(C))
+    p, x = rows(log_prob).exp(), rows(features)
     p = p + propagate_labels(*knn_affinity(x, K), p)
     p = p / p.sum(-1, keepdim=True)
     x = torch.nn.functional.normalize(x, dim=-1)
     x = torch.nn.functional.normalize(x + propagate_features(p, x), dim=-1)
-    assert_close(output.probs[1].flatten(2).transpose(1, 2), p, 1e-10)
-    assert_close(output.features[1].flatten(2).transpose(1, 2), x, 1e-10)
+    assert_close(rows(output.log_probs[1]).exp(), p, 1e-10)
+    assert_close(rows(output.features[1]), x, 1e-10)
 
 
 def test_untrained_graph_without_neighbors_keeps_the_heads_probabilities():
-    prob, features, threshold, _ = maps()
-    output = LabelGraph(C, D, num_neighbors=0).double()(prob, features, threshold)
-    for probs in output.probs:
-        assert_close(probs, prob, 1e-10)
+    log_prob, features, threshold, _ = maps()
+    output = LabelGraph(C, D, num_neighbors=0).double()(log_prob, features, threshold)
+    for log_probs in output.log_probs:
+        assert_close(log_probs, log_prob, 1e-10)
 
 
 def test_alpha_weighs_the_propagated_where_confident_and_the_old_where_not():
-    prob, features, _, _ = maps()
-    candidate = LabelGraph(C, D, num_layers=1, alpha=1.0).double()(prob, features, torch.zeros(C)).probs[1]
+    log_prob, features, _, _ = maps()
+    sure, never = torch.zeros(C), torch.full((C,), 1.1)
+    candidate = LabelGraph(C, D, num_layers=1, alpha=1.0).double()(log_prob, features, sure).log_probs[1].exp()
     graph = LabelGraph(C, D, num_layers=1, alpha=0.2).double()
-    confident = graph(prob, features, torch.zeros(C)).probs[1]
-    unsure = graph(prob, features, torch.full((C,), 1.1)).probs[1]
-    assert_close(confident, 0.2 * candidate + 0.8 * prob, 1e-12)
-    assert_close(unsure, 0.8 * candidate + 0.2 * prob, 1e-12)
+    confident = graph(log_prob, features, sure).log_probs[1].exp()
+    unsure = graph(log_prob, features, never).log_probs[1].exp()
+    assert_close(confident, 0.2 * candidate + 0.8 * log_prob.exp(), 1e-12)
+    assert_close(unsure, 0.8 * candidate + 0.2 * log_prob.exp(), 1e-12)
 
 
-@pytest.mark.parametrize('settings', [{}, {'num_neighbors': 0}, {'num_neighbors': 'inf'}, {'scope': 'batch'}])
+@pytest.mark.parametrize('alpha', [0.0, 1.0])
+def test_the_ends_of_alpha_take_one_or_the_other_and_have_finite_gradients(alpha):
+    log_prob, features, _, _ = maps()
+    log_prob.requires_grad_()
+    graph = trained_graph(alpha=alpha, num_layers=1)
+    candidate = graph(log_prob, features, torch.zeros(C)).log_probs[1]
+    kept = graph(log_prob, features, torch.full((C,), 1.1)).log_probs[1]
+    old, new = (candidate, kept) if alpha == 0 else (kept, candidate)
+    assert_close(old, log_prob, 1e-12)
+    assert not torch.allclose(new, log_prob)
+    (new + old).square().sum().backward()
+    assert log_prob.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('settings', [{}, *SWITCHES])
 @VALID
 def test_rows_stay_probabilities_and_features_stay_of_length_one(settings, padded):
-    prob, features, threshold, valid = maps(padded=padded)
-    output = trained_graph(**settings)(prob, features, threshold, valid)
-    for probs in output.probs:
-        assert_close(probs.sum(1), torch.ones(B, 3, 4), 1e-10)
+    log_prob, features, threshold, valid = maps(padded=padded)
+    output = trained_graph(**settings)(log_prob, features, threshold, valid)
+    for log_probs in output.log_probs:
+        assert_close(log_probs.exp().sum(1), torch.ones(B, 3, 4), 1e-10)
     for maps_ in output.features:
         assert_close(maps_.norm(dim=1), torch.ones(B, 3, 4), 1e-10)
 
 
 def test_without_layers_the_graph_returns_the_input():
-    prob, features, threshold, _ = maps()
-    output = LabelGraph(C, D, num_layers=0)(prob, features, threshold)
-    assert len(output.probs) == len(output.features) == 1
-    assert torch.equal(output.probs[0], prob)
+    log_prob, features, threshold, _ = maps()
+    output = LabelGraph(C, D, num_layers=0)(log_prob, features, threshold)
+    assert len(output.log_probs) == len(output.features) == 1
+    assert torch.equal(output.log_probs[0], log_prob)
     assert_close(output.features[0], torch.nn.functional.normalize(features, dim=1), 1e-12)
 
 
-def test_padding_comes_out_as_it_went_in():
-    prob, features, threshold, _ = maps()
-    prob[0, :, 0] = 0  # padding need not carry probabilities
+def test_probabilities_of_padding_come_out_as_they_went_in():
+    log_prob, features, threshold, _ = maps()
     valid = torch.zeros(B, 3, 4, dtype=torch.bool)
     valid[1, 1] = True
-    prob.requires_grad_()
+    log_prob.requires_grad_()
     features.requires_grad_()
-    output = trained_graph()(prob, features, threshold, valid)
-    padding = ~valid[:, None].expand_as(prob)
-    for probs in output.probs:
-        assert torch.equal(probs[padding], prob[padding])
-    sum(x.square().sum() for x in output.probs + output.features).backward()
-    assert prob.grad.isfinite().all() and features.grad.isfinite().all()
+    output = trained_graph()(log_prob, features, threshold, valid)
+    padding = ~valid[:, None].expand_as(log_prob)
+    for log_probs in output.log_probs:
+        assert torch.equal(log_probs[padding], log_prob[padding])
+    sum(x.square().sum() for x in output.log_probs + output.features).backward()
+    assert log_prob.grad.isfinite().all() and features.grad.isfinite().all()
 
 
-def test_scope_image_keeps_images_apart_and_scope_batch_joins_them():
-    prob, features, threshold, _ = maps()
+@pytest.mark.parametrize('scope, apart', [('image', True), ('stream', True), ('batch', False)])
+def test_scopes_keep_images_of_two_streams_apart_or_join_them(scope, apart):
+    log_prob, features, threshold, _ = maps()
     changed = torch.cat((features[:1], features[1:].flip(2) + 1))
-    for scope, apart in (('image', True), ('batch', False)):
-        graph = trained_graph(scope=scope)
-        before, after = (graph(prob, x, threshold).probs[-1][0] for x in (features, changed))
-        assert torch.allclose(before, after) is apart
+    graph = trained_graph(scope=scope)
+    before, after = (graph(log_prob, x, threshold, None, (1, 1)).log_probs[-1][0] for x in (features, changed))
+    assert torch.allclose(before, after) is apart
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+@pytest.mark.parametrize('right', ['alone', 'among others that are wrong'])
+def test_a_confidently_wrong_classifier_learns_from_every_layer(right, dtype, tolerance):
+    """Scores of 50 for a wrong class and -50 for the right one: its probability, 4e-44, is no float32."""
+    graph = LabelGraph(C, D, num_neighbors=2).to(dtype)
+    _, features, _, _ = maps(dtype)
+    wrong, true = 0, 2
+    scores = torch.full((B, C, 3, 4), -50.0, dtype=dtype)
+    scores[:, wrong] = 50
+    if right == 'alone':
+        # One image is of the wrong class everywhere, and what is asked of it is one node.
+        scores[0] = 0
+    scores.requires_grad_()
+    output = graph(scores.log_softmax(1), features, torch.full((C,), 0.9, dtype=dtype))
+    gradients = []
+    for log_probs in output.log_probs:
+        (gradient,) = torch.autograd.grad(-log_probs[1, true].sum(), scores, retain_graph=True)
+        gradients.append(gradient[1])
+    own, *layers = gradients
+    assert own[true].max() <= -1 + 1e-6
+    for gradient in layers:
+        # Some of it goes to the nodes' neighbours; in all it is that of the classifier itself.
+        assert (gradient[true] < -0.1).all() and (gradient[wrong] > 0.1).all()
+        assert abs(gradient[true].sum() / own[true].sum() - 1) < tolerance
+
+
+def test_where_nothing_underflows_float32_has_the_gradients_of_float64():
+    graph = trained_graph()
+    log_prob, features, threshold, _ = maps()
+    log_prob = (20 * log_prob).log_softmax(1)
+
+    def gradient(dtype):
+        inputs = [x.detach().to(dtype).requires_grad_() for x in (log_prob, features)]
+        output = graph.to(dtype)(*inputs, threshold.to(dtype))
+        return torch.autograd.grad(sum(x[:, 1].sum() for x in output.log_probs[1:]), inputs)
+
+    for ours, exact in zip(gradient(torch.float32), gradient(torch.float64), strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-4)
 
 
 def test_label_graph_under_autocast_equals_label_graph_without():
@@ -503,7 +607,7 @@ def test_label_graph_under_autocast_equals_label_graph_without():
     with torch.autocast('cpu', torch.bfloat16):
         output = graph(*inputs)
     expected = graph(*inputs)
-    for a, b in zip(output.probs + output.features, expected.probs + expected.features, strict=True):
+    for a, b in zip(output.log_probs + output.features, expected.log_probs + expected.features, strict=True):
         assert torch.equal(a, b)
 
 
@@ -522,10 +626,70 @@ def test_label_graph_is_registered():
         ({'num_neighbors': 2.5}, "num_neighbors of LabelGraph must be a whole number >= 0 or 'inf'"),
         ({'gamma': 0}, 'gamma of LabelGraph must be greater than 0, got 0'),
         ({'order': 'slg'}, "must be one of clg_first, slg_first, together, got 'slg'"),
-        ({'scope': 'pixel'}, "must be one of image, batch, got 'pixel'"),
+        ({'scope': 'pixel'}, "must be one of image, stream, batch, got 'pixel'"),
         ({'num_classes': 1}, 'num_classes of LabelGraph must be at least 2, got 1'),
     ],
 )
 def test_bad_arguments_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         LabelGraph(**{'num_classes': C, **settings})
+
+
+# Launches
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a device would have to start: every operation but views, by the file that asked for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        returned = function._schema.returns
+        view = any(x.alias_info is not None and not x.alias_info.is_write for x in returned)
+        if not view and function.overloadpacket.__name__ not in ('detach', '_unsafe_view'):
+            self.count[self.origin()] += 1
+        return function(*args, **(kwargs or {}))
+
+    @staticmethod
+    def origin() -> str:
+        frame = sys._getframe(2)
+        while frame is not None and '/mmsemi/' not in frame.f_code.co_filename:
+            frame = frame.f_back
+        return 'autograd' if frame is None else Path(frame.f_code.co_filename).stem
+
+
+def launches(batch: int, side: int, num_classes: int) -> Counter[str]:
+    """Of the graphs in a step: the teacher's forward, the student's forward and backward, with all blocks."""
+    graph = LabelGraph(num_classes, 256).to('meta')
+    log_prob = torch.empty(batch, num_classes, side, side, device='meta', requires_grad=True)
+    features = torch.empty(batch, 256, side, side, device='meta', requires_grad=True)
+    inputs = log_prob, features, torch.empty(num_classes, device='meta'), log_prob[:, 0] > 0
+    with Launches() as mode:
+        with torch.no_grad():
+            graph(*inputs)
+        output = graph(*inputs)
+        learned = [*output.log_probs[1:], *output.features[1:]]
+        torch.autograd.backward(learned, [torch.empty_like(x) for x in learned])
+    return mode.count
+
+
+@pytest.mark.parametrize(
+    'size, memory',
+    [((4, 64, 21), 24), ((4, 100, 19), 80), ((4, 101, 19), 80)],
+    ids=['PASCAL VOC at 512', 'Cityscapes at 800', 'Cityscapes at 801'],
+)
+def test_a_step_starts_few_operations(size, memory, monkeypatch):
+    """2 + 2 images, the crops of the paper, the blocks of a GPU of so many GiB; there were 1,150 (graph_ops alone)."""
+    monkeypatch.setattr(nearest, '_gpu_memory', lambda device: memory * 2**30)
+    count = launches(*size)
+    surplus = 8 if size[1] == 101 else 0  # filling the last group of 10,201 nodes, twice a search
+    assert count['graph_ops'] + count['nearest'] <= 250 + surplus
+    assert sum(count.values()) <= 580, 'with the MLPs and what autograd adds'
+
+
+def test_smaller_blocks_start_more_operations(monkeypatch):
+    few = launches(2, 24, 5)
+    monkeypatch.setattr(nearest, '_gpu_memory', lambda device: 2**25)
+    assert launches(2, 24, 5)['nearest'] > 1.5 * few['nearest']

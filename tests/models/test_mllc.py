@@ -1,5 +1,7 @@
 """The whole unsupervised step of MLLC against the literal equations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,9 @@ from tests import tiny
 from tests.oracles import mllc as oracle
 
 K, ALPHA, TAU, SIGMA, INTRA = 5, 0.2, 0.1, 0.4, 0.5
+# Crops of 4k and 4k + 1, with the resizing that fits each: 16 and 25 nodes an image, at stride 4.
+SIDES = {False: 16, True: 17}
+ALIGN = pytest.mark.parametrize('align_corners', SIDES)
 
 
 def nodes(maps: torch.Tensor) -> torch.Tensor:
@@ -17,21 +22,31 @@ def nodes(maps: torch.Tensor) -> torch.Tensor:
     return maps.flatten(1).T
 
 
-def small_streams() -> Streams:
-    """One labeled and two unlabeled crops of 16 x 16: graphs of 16 nodes."""
+def coarse(maps: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
+    """Maps (B, H, W) at the pixels on which nodes lie."""
+    side = maps.shape[-1]
+    places = [oracle.pixel_of_node(i, -(-side // 4), side, align_corners) for i in range(-(-side // 4))]
+    return maps[:, places][..., places]
+
+
+def small_streams(side: int = 16) -> Streams:
+    """One labeled and two unlabeled crops."""
     generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(0, tiny.NUM_CLASSES, (1, 16, 16), generator=generator)
-    valid = torch.ones(2, 16, 16, dtype=torch.bool)
+    labels = torch.randint(0, tiny.NUM_CLASSES, (1, side, side), generator=generator)
+    valid = torch.ones(2, side, side, dtype=torch.bool)
     valid[0, 12:] = False
-    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
+    mask = torch.zeros(2, side, side, dtype=torch.bool)
     mask[0, 4:12, 4:12] = True
-    draw = lambda n: torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64)  # noqa: E731
+    draw = lambda n: torch.randn(n, 3, side, side, generator=generator, dtype=torch.float64)  # noqa: E731
     return Streams(draw(1), labels, draw(2), (draw(2),), valid, (Mix(mask),))
 
 
-def model_and_streams(**kwargs):
-    model = tiny.build('MLLC', preprocessor=dict(size=(16, 16)), threshold=SIGMA, **kwargs).double().eval()
-    streams = small_streams()
+def model_and_streams(align_corners: bool = False, **kwargs):
+    side, student = SIDES[align_corners], tiny.segmentor()
+    student['decode_head']['align_corners'] = align_corners
+    settings = dict(student=student, threshold=SIGMA, graph_supervision=1.0)
+    model = tiny.build('MLLC', preprocessor=dict(size=(side, side)), **{**settings, **kwargs}).double().eval()
+    streams = small_streams(side)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if 'mlps' in name:
@@ -70,24 +85,32 @@ def layers(branch, images, valid, threshold=None):
     return out, results, threshold
 
 
-def test_the_unsupervised_loss_equals_the_equations():
-    model, streams = model_and_streams()
-    coarse = lambda maps: maps[:, 2::4, 2::4]  # noqa: E731  (nearest-exact at stride 4)
+def pseudo_labels(out, weak, align_corners, at='crop'):
+    """Of each image, by the oracle."""
+    labels = []
+    for scores, (x_c, _) in zip(out.logits, weak, strict=True):
+        maps = [x.T.unflatten(1, out.heads['embedding'].shape[2:]) for x in x_c]
+        labels.append(oracle.pseudo_label(scores.softmax(0), maps, align_corners, at))
+    return torch.stack(labels)
+
+
+@ALIGN
+@pytest.mark.parametrize('at', ['crop', 'graph'])
+def test_the_unsupervised_loss_equals_the_equations(align_corners, at):
+    model, streams = model_and_streams(align_corners, label_resolution=at)
     losses = model.loss(streams)
 
     with torch.no_grad():
-        valid = coarse(streams.valid)
+        valid = coarse(streams.valid, align_corners)
         out, weak, threshold = layers(model.teacher, streams.weak, valid)
-        total = torch.stack([sum(x_c[1:]).T.view(-1, 4, 4) for x_c, _ in weak])
-        full = torch.nn.functional.interpolate(total, size=(16, 16), mode='bilinear')
-        label = full.argmax(1)
+        label = pseudo_labels(out, weak, align_corners, at)
         assert len(label.unique()) > 2, 'the case must tell classes apart'
         assert torch.allclose(losses['unsup.threshold'], threshold.mean())
 
         mask = streams.mix[0].mask
         mixed = torch.where(mask, label.flip(0), label)
         mixed_valid = torch.where(mask, streams.valid.flip(0), streams.valid)
-        y, v = coarse(mixed), coarse(mixed_valid)
+        y, v = coarse(mixed, align_corners), coarse(mixed_valid, align_corners)
         strong = torch.where(mask[:, None], streams.strong[0].flip(0), streams.strong[0])
         out, graphs, _ = layers(model.student, strong, v)
 
@@ -113,17 +136,17 @@ def test_the_unsupervised_loss_equals_the_equations():
     assert torch.allclose(losses['unsup.loss_slg'], 0.1 * slg, atol=1e-10)
 
 
-def test_prototypes_gather_the_teachers_features_of_both_streams():
-    model, streams = model_and_streams()
+@ALIGN
+def test_prototypes_gather_the_teachers_features_of_both_streams(align_corners):
+    model, streams = model_and_streams(align_corners)
     before = [prototypes.value.clone() for prototypes in model.prototypes]
     model.loss(streams)
     with torch.no_grad():
-        valid = streams.valid[:, 2::4, 2::4]
-        _, weak, threshold = layers(model.teacher, streams.weak, valid)
-        truth = streams.labels[:, 2::4, 2::4]
+        valid = coarse(streams.valid, align_corners)
+        out, weak, threshold = layers(model.teacher, streams.weak, valid)
+        truth = coarse(streams.labels, align_corners)
         _, labeled, _ = layers(model.teacher, streams.labeled, truth != 255, threshold)
-        total = torch.stack([sum(x_c[1:]).T.view(-1, 4, 4) for x_c, _ in weak])
-        label = torch.nn.functional.interpolate(total, size=(16, 16), mode='bilinear').argmax(1)[:, 2::4, 2::4]
+        label = coarse(pseudo_labels(out, weak, align_corners), align_corners)
         for k, prototypes in enumerate(model.prototypes):
             features = torch.cat([x_s[k + 1] for _, x_s in weak + labeled])
             classes = torch.cat([label.flatten(), truth.flatten()])
@@ -136,15 +159,16 @@ def test_prototypes_gather_the_teachers_features_of_both_streams():
                 assert torch.allclose(prototypes.value[c], value if value is not None else before[k][c], atol=1e-10)
 
 
-def test_the_graphs_learn_the_labels_of_labeled_images():
-    model, streams = model_and_streams(graph_supervision=0.5)
+@ALIGN
+def test_the_graphs_learn_the_labels_of_labeled_images(align_corners):
+    model, streams = model_and_streams(align_corners, graph_supervision=0.5)
     losses = model.loss(streams)
     with torch.no_grad():
         mask = streams.mix[0].mask
         strong = torch.where(mask[:, None], streams.strong[0].flip(0), streams.strong[0])
-        valid = torch.where(mask, streams.valid.flip(0), streams.valid)[:, 2::4, 2::4]
+        valid = coarse(torch.where(mask, streams.valid.flip(0), streams.valid), align_corners)
         _, _, threshold = layers(model.student, strong, valid)
-        truth = streams.labels[:, 2::4, 2::4]
+        truth = coarse(streams.labels, align_corners)
         _, graphs, _ = layers(model.student, streams.labeled, truth != 255, threshold)
         terms = [
             oracle.eq15_eq16(torch.cat([x_c[k] for x_c, _ in graphs]), truth.flatten(), dynamic_weight=False)
@@ -174,6 +198,7 @@ def test_the_dynamic_weight_is_a_constant_of_the_gradient():
         dict(dynamic_weight=False),
         dict(slg_weight=0.0),
         dict(graph_supervision=0.0),
+        dict(label_resolution='graph'),
         dict(intra_weight=0.9),
         dict(temperature=0.5),
     ],
@@ -187,7 +212,8 @@ def test_every_switch_of_the_ablations_changes_the_loss(switch):
 
 
 @pytest.mark.parametrize(
-    'graph', [dict(num_layers=0), dict(num_neighbors=0), dict(num_neighbors='inf'), dict(scope='batch')]
+    'graph',
+    [dict(num_layers=0), dict(num_neighbors=0), dict(num_neighbors='inf'), dict(scope='stream'), dict(scope='batch')],
 )
 def test_every_graph_of_the_ablations_trains(graph):
     heads = {name: dict(cfg) for name, cfg in tiny.HEADS.items()}
@@ -198,12 +224,77 @@ def test_every_graph_of_the_ablations_trains(graph):
     assert total.isfinite() and log['unsup.loss_clg'] > 0
 
 
-def test_without_layers_the_teachers_own_labels_are_learned():
+@ALIGN
+@pytest.mark.parametrize('at', ['crop', 'graph'])
+def test_without_layers_labels_are_the_classifiers_bit_by_bit(at, align_corners):
     heads = {name: dict(cfg) for name, cfg in tiny.HEADS.items()}
     heads['graph'].update(num_layers=0)
-    model = tiny.build('MLLC', heads=heads).eval()
-    streams = tiny.streams()
-    label = model.corrected_labels(model.guide_views(streams)['guide'])
-    prob = model.teacher(streams.weak).coarse_logits.softmax(1)
-    expected = torch.nn.functional.interpolate(prob, size=(tiny.SIZE, tiny.SIZE), mode='bilinear').argmax(1)
-    assert torch.equal(label, expected)
+    model, streams = model_and_streams(align_corners, heads=heads, label_resolution=at)
+    label = model.float().corrected_labels(model.guide_views(to_float(streams))['guide'])
+    assert torch.equal(label, model.teacher(streams.weak.float()).logits.argmax(1))
+
+
+def to_float(streams: Streams) -> Streams:
+    return replace(streams, labeled=streams.labeled.float(), weak=streams.weak.float())
+
+
+def graph_output(*log_probs: torch.Tensor) -> GraphOutput:
+    return GraphOutput(log_probs, log_probs, log_probs[0][0, :, 0, 0])
+
+
+def test_a_graph_that_changes_nothing_leaves_the_classifiers_labels():
+    """At the crop's resolution: of what the classifier sees between nodes nothing is lost."""
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(2, 4, 16, 16, generator=generator)
+    coarse_scores = torch.nn.functional.interpolate(scores, size=(4, 4), mode='bilinear')
+    same = graph_output(*[coarse_scores.log_softmax(1)] * 3)
+    out = BranchOutput((), scores, (32, 32), heads=dict(graph=same))
+    fine, by_graph = (tiny.build('MLLC', label_resolution=at).corrected_labels(out) for at in ('crop', 'graph'))
+    assert torch.equal(fine, out.logits.argmax(1)) and (by_graph != fine).float().mean() > 0.3
+
+
+def test_padding_next_to_a_pixel_does_not_correct_it():
+    """The sum over layers counts K times, at padding as elsewhere: a constant of the pixel."""
+    scores = 3 * torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    first = scores.log_softmax(1)
+    changed = torch.where(torch.arange(4) < 2, (2 * scores).log_softmax(1), first)
+    out = BranchOutput((), scores, (16, 16), heads=dict(graph=graph_output(first, changed, changed)))
+    label = tiny.build('MLLC').corrected_labels(out)
+    assert torch.equal(label[..., 10:], out.logits.argmax(1)[..., 10:])
+
+
+@pytest.mark.parametrize('unlabeled', ['other', 'same'])
+def test_scope_stream_joins_the_unlabeled_images_without_the_labeled_ones(unlabeled):
+    heads = {name: dict(cfg) for name, cfg in tiny.HEADS.items()}
+    heads['graph'].update(scope='stream')
+    model, streams = model_and_streams(heads=heads)
+    before = model.guide_views(streams)
+    changed = replace(streams, labeled=streams.labeled.flip(-1) + 1)
+    if unlabeled == 'other':
+        changed = replace(changed, weak=torch.cat([streams.weak[:1], streams.weak[1:] + 1]))
+    after = model.guide_views(changed)
+    same = torch.allclose(*(views['guide'].heads['graph'].log_probs[-1][0] for views in (before, after)))
+    assert same is (unlabeled == 'same')
+
+
+def test_a_confidently_wrong_classifier_learns_from_the_truth_and_from_the_layers():
+    """In float32: scores of 50 for a wrong class; the weight of eq. 16 apart, which makes such pixels count nothing."""
+    scores = torch.full((2, 4, 6, 6), -50.0)
+    scores[:, 0] = 50
+    scores.requires_grad_()
+    model = tiny.build('MLLC', dynamic_weight=False, graph_supervision=1.0)
+    features, valid = torch.randn(2, 16, 6, 6), torch.ones(2, 6, 6, dtype=torch.bool)
+    graph = model.student.heads['graph'](scores.log_softmax(1), features, torch.full((4,), 0.9))
+    out = BranchOutput((), scores, (6, 6), heads=dict(nodes=valid, graph=graph))
+    true = torch.full((2, 6, 6), 2)
+    clg = model.clg_loss(out, PseudoLabel(true, torch.ones(2, 6, 6)), valid)
+    supervised = model.supervised_loss(out, true)['loss_graph']
+    for loss, terms in ((clg, 3), (supervised, 1)):
+        (gradient,) = torch.autograd.grad(loss, scores, retain_graph=True)
+        assert torch.isclose(gradient[:, 2].sum(), torch.tensor(-float(terms)), rtol=1e-3)
+        assert (gradient[:, 2] < 0).all() and (gradient[:, 0] > 0).all()
+
+
+def test_an_unknown_resolution_of_labels_is_named():
+    with pytest.raises(ValueError, match=r"model.label_resolution must be one of crop, graph, not 'image'"):
+        tiny.build('MLLC', label_resolution='image')

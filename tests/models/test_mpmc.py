@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import logging
 import math
 
 import pytest
@@ -13,7 +14,8 @@ from torch.nn import functional as F
 from mmsemi.models.heads.patch_classifier import PatchClassifier, average
 from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
-from mmsemi.models.plugins.mpmc import MPMC, patch_targets
+from mmsemi.models.plugins import mpmc as mpmc_module
+from mmsemi.models.plugins.mpmc import MPMC, micro_f1, patch_targets
 from mmsemi.registry import MODELS
 from mmsemi.structures import Mix, Paste, PseudoLabel
 from tests import tiny
@@ -279,8 +281,85 @@ def test_with_weights_of_0_and_alpha_1_a_method_is_itself():
     plain = tiny.build('MeanTeacher', threshold=0.2).double().eval()
     model, streams = model_and_streams(alpha=1.0, pixel_weight=False, patch_consistency=False)
     expected, losses = plain.loss(streams), model.loss(streams)
-    assert losses.keys() - expected.keys() == {'sup.loss_patch'}
+    assert losses.keys() - expected.keys() == {'sup.loss_patch', 'sup.patch_f1'}
     assert all(torch.equal(losses[name], expected[name]) for name in expected)
+
+
+# What the log tells
+
+
+def test_f1_counts_known_patches_and_all_classes_together():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 3, 5, generator=generator)
+    targets = torch.rand(2, 4, 3, 5, generator=generator) > 0.6
+    known = torch.rand(2, 3, 5, generator=generator) > 0.3
+    hits = claims = presences = 0
+    for b, i, j in known.nonzero().tolist():
+        for c in range(4):
+            claimed, present = logits[b, c, i, j].sigmoid() > 0.5, targets[b, c, i, j]
+            hits, claims, presences = hits + (claimed & present), claims + claimed, presences + present
+    precision, recall = hits / claims, hits / presences
+    assert torch.allclose(micro_f1(logits, targets, known), 2 * precision * recall / (precision + recall))
+    assert micro_f1(logits, logits > 0, known) == 1 and micro_f1(logits, logits < 0, known) == 0
+    assert micro_f1(logits, targets, known & False) == 0
+
+
+@pytest.mark.parametrize('method, labeled', [('MeanTeacher', True), ('MeanTeacher', False), ('Supervised', True)])
+def test_the_log_tells_the_f1_of_the_students_classifier_on_labeled_patches(method, labeled):
+    model, streams = model_and_streams(method, labeled=labeled)
+    settle(model, streams)
+    scores = model.student(streams.labeled).heads['patch_classifier']
+    targets, known = patch_targets(streams.labels, 4, model.plugins[0].field, scores.shape[2:])
+    told = model.loss(streams)['sup.patch_f1']
+    assert torch.allclose(told, micro_f1(scores, targets, known)) and 0.2 < told < 0.9 and not known.all()
+
+
+@pytest.mark.parametrize('method, patch_consistency', [('MeanTeacher', True), ('MeanTeacher', False), ('DSSN', True)])
+def test_the_log_tells_the_mean_of_lambda_s_over_the_pixels_that_count(method, patch_consistency):
+    host = {} if method == 'DSSN' else dict(threshold=0.7)
+    model, streams = model_and_streams(method, host, patch_consistency=patch_consistency)
+    settle(model, streams)
+    [mpmc], seen, plain = model.plugins, [], MPMC.reweight
+    # Weights that a method gives: 0, or what counts.
+    mpmc.reweight = lambda pseudo, guide: seen.append((pseudo, guide)) or plain(mpmc, pseudo, guide)
+    for step in range(2):
+        seen.clear()
+        told = model.loss(streams)['unsup.lambda_s']
+        means = []
+        for pseudo, guide in seen:
+            pairs = zip(pseudo.label, guide.heads['patch_classifier'].detach(), strict=True)
+            weight = torch.stack([oracle.pixel_weight(*pair, fields(model)) for pair in pairs])
+            kept = pseudo.weight > 0
+            assert 0.05 < kept.double().mean() < 0.95 and abs(weight[kept].mean() - weight.mean()) > 1e-3
+            means.append(weight[kept].mean())
+        assert len(means) == (2 if method == 'DSSN' else 1)
+        assert torch.allclose(told, sum(means) / len(means), rtol=0, atol=1e-10), f'step {step}'
+
+
+def test_where_no_pixel_counts_the_mean_of_lambda_s_is_that_of_all():
+    model, streams = model_and_streams(host=dict(threshold=1.0))
+    settle(model, streams)
+    guide = guide_of(model, streams)
+    label, patches = guide.logits.argmax(1), guide.heads['patch_classifier'].detach()
+    weight = torch.stack([oracle.pixel_weight(x, y, fields(model)) for x, y in zip(label, patches, strict=True)])
+    losses = model.loss(streams)
+    assert losses['unsup.confident'] == 0
+    assert torch.allclose(losses['unsup.lambda_s'], weight.mean(), rtol=0, atol=1e-10)
+
+
+def test_without_pixel_weights_the_log_tells_none():
+    model, streams = model_and_streams(pixel_weight=False)
+    assert 'unsup.lambda_s' not in model.loss(streams)
+
+
+@pytest.mark.parametrize('labeled', [True, False])
+def test_without_labeled_patches_a_warning_says_that_nothing_teaches_the_classifier(labeled, monkeypatch):
+    told = []
+    monkeypatch.setattr(mpmc_module, 'print_log', lambda message, level, **_: told.append((level, message)))
+    model_and_streams(labeled=labeled)
+    assert [level for level, _ in told] == ([] if labeled else [logging.WARNING])
+    if not labeled:
+        assert 'lambda_s stays near 1 / 4 for every class' in told[0][1] and 'Set labeled=True' in told[0][1]
 
 
 @pytest.mark.parametrize('method', [m for m in tiny.METHODS if m != 'Supervised'])
@@ -315,7 +394,7 @@ def test_each_scale_can_be_switched_off(switch):
 
 def test_supervised_learns_the_patches_of_labeled_images():
     model, streams = model_and_streams('Supervised')
-    assert {name for name in model.loss(streams) if 'patch' in name} == {'sup.loss_patch'}
+    assert {name for name in model.loss(streams) if 'patch' in name} == {'sup.loss_patch', 'sup.patch_f1'}
 
 
 def test_the_teacher_learns_nothing_and_its_classifier_follows():

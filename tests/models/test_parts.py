@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.pixel import soft_cross_entropy
 from mmsemi.models.pseudo_labels import dynamic_soft_labels
-from mmsemi.models.resizing import resize_transposed
+from mmsemi.models.resizing import resize_labels, resize_transposed
 from mmsemi.models.sampling import draw_per_class
 from mmsemi.models.state.memory import FeatureQueues
 from mmsemi.models.state.parts import NO_PART, ClassSamples, PartPrototypes, masked_average_pooling
@@ -162,6 +162,24 @@ def test_the_transpose_of_resizing_moves_sums_to_the_coarse_pixels(align_corners
     assert torch.allclose(ours, torch.einsum('bphw,blhw->bpl', maps, enlarged), atol=1e-12)
 
 
+@pytest.mark.parametrize('align_corners', [False, True])
+@pytest.mark.parametrize('fine, coarse', [((17, 33), (5, 9)), ((16, 12), (4, 3)), ((9, 8), (2, 1)), ((5, 4), (9, 8))])
+def test_a_coarse_label_is_that_of_the_pixel_nearest_to_where_the_feature_lies(align_corners, fine, coarse):
+    # Pixels that hold their own place tell by bilinear resizing where a feature lies.
+    places = torch.stack(torch.meshgrid(*(torch.arange(n).double() for n in fine), indexing='ij'))
+    labels = torch.arange(places[0].numel()).view(1, *fine)
+    ours = resize_labels(labels, coarse, align_corners)[0]
+    for axis, (pixels, points) in enumerate(zip(fine, coarse, strict=True)):
+        if align_corners:
+            lie = torch.arange(points) * (pixels - 1) / max(points - 1, 1)
+        else:
+            lie = (torch.arange(points) + 0.5) * pixels / points - 0.5
+        lie = lie.view((-1, 1) if axis == 0 else (1, -1)).expand(coarse)
+        assert (places[axis].flatten()[ours] - lie).abs().max() <= 0.5 + 1e-9
+    mask = labels % 2 == 0
+    assert torch.equal(resize_labels(mask, coarse, align_corners)[0], ours % 2 == 0)
+
+
 def test_a_class_without_prototypes_fills_one_part_a_step_from_sure_pixels():
     parts, (features, labels, valid) = prototypes(), part_case()
     parts.seen[2 * K :] = False
@@ -219,6 +237,15 @@ def test_images_are_looked_at_again_while_a_class_has_too_few_pixels():
     parts.collect(labeled_pass, ('sky', 'road', 'car'), 100)
     assert asked == [0, 1, 2, 3]
     assert parts.seen.view(C, 4).all(1).tolist() == [True, True, False]
+
+
+def test_a_class_of_one_pixel_is_not_missing(monkeypatch):
+    told = []
+    monkeypatch.setattr('mmsemi.models.state.parts.print_log', lambda message, **_: told.append(message))
+    labels = torch.zeros(1, *SIZE, dtype=torch.long)
+    labels[0, 0, 0] = 1
+    PartPrototypes(C, 1, D).collect(collecting(labels)[0], ('sky', 'road', 'car'), 100)
+    assert told == ['No labeled pixel shows car: their parts start in training.']
 
 
 def test_all_ranks_take_the_prototypes_of_the_first(monkeypatch):

@@ -28,6 +28,8 @@ def passes(model) -> list[int]:
         ('MLLC', [('teacher', 2 + 3), ('student', 2 + 3)]),
         ('AugSeg', [('teacher', 3), ('student', 2 + 3)]),
         ('UniMatch', [('student', 2 + 3), ('student', 3 + 3)]),
+        ('PrevMatch', [('student', 2 + 3), ('student', 3 + 3)]),
+        ('UniMatchV2', [('teacher', 3), ('student', 2), ('student', 3 + 3)]),
         ('ESL', [('teacher', 2 + 3), ('student', 2 + 3)]),
         ('U2PL', [('teacher', 2 + 3), ('student', 2 + 3)]),
         ('AEL', [('teacher', 2 + 3), ('student', 2 + 3)]),

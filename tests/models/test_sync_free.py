@@ -6,6 +6,7 @@ the device.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -130,7 +131,11 @@ def hooks_of(model: nn.Module, runner: SimpleNamespace) -> list[Hook]:
         hooks[-1].before_train(runner)
     for name in engine.__all__:
         kind = getattr(engine, name)
-        if issubclass(kind, CommitHook) and any(isinstance(module, kind.kind) for module in model.modules()):
+        if (
+            inspect.isclass(kind)
+            and issubclass(kind, CommitHook)
+            and any(isinstance(module, kind.kind) for module in model.modules())
+        ):
             hooks.append(kind())
             CommitHook.before_train(hooks[-1], runner)
     return hooks

@@ -12,9 +12,12 @@ from torch import nn
 import mmsemi.models
 from mmsemi import structures
 from mmsemi.models.branch import BranchOutput, of_logits
+from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.models.device import send
+from mmsemi.models.frozen_encoder import encoded_once, is_frozen
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
+from mmsemi.models.losses.dice import PixelDiceLoss, dice_loss
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.multi_label import asymmetric_loss, weighted_binary_cross_entropy
 from mmsemi.models.losses.pixel import (
@@ -27,14 +30,8 @@ from mmsemi.models.losses.pixel import (
     soft_cross_entropy,
 )
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
-from mmsemi.models.modules.correlation import (
-    Correlation,
-    binary_shapes,
-    pixel_propagation,
-    region_propagation,
-    sample_positions,
-    sampled_rows,
-)
+from mmsemi.models.modules.channel_dropout import ComplementaryDropout, channel_masks, complementary_masks
+from mmsemi.models.modules.correlation import Correlation, pixel_propagation, sample_positions, sampled_rows
 from mmsemi.models.modules.graph_ops import (
     dense_affinity,
     knn_affinity,
@@ -43,8 +40,10 @@ from mmsemi.models.modules.graph_ops import (
     propagate_labels_dense,
 )
 from mmsemi.models.modules.label_graph import LabelGraph
+from mmsemi.models.modules.nearest import nearest_neighbors
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
-from mmsemi.models.plugins.mpmc import patch_targets
+from mmsemi.models.modules.regions import binary_shapes, pack_shapes, packed_shapes, region_propagation
+from mmsemi.models.plugins.mpmc import micro_f1, patch_targets
 from mmsemi.models.precision import full_precision, no_autocast, prediction_entropy, probabilities
 from mmsemi.models.pseudo_labels import (
     class_aware_labels,
@@ -77,7 +76,7 @@ MIX = Mix(torch.rand(B, H, W, generator=_generator) > 0.5)
 FEATURES = torch.randn(B, D, H, W, generator=_generator)
 NODES, ROWS = FEATURES.flatten(2).transpose(1, 2), PROB.flatten(2).transpose(1, 2)  # of graphs, (B, n, .)
 NODE_LABEL, NODE_VALID = LABEL.flatten(1), VALID.flatten(1)
-INDEX, AFFINITY = knn_affinity(NODES, 3)
+EDGES, AFFINITY = knn_affinity(NODES, 3)
 CORRELATION = Correlation(FEATURES, FEATURES.flip(0))
 MAPS = torch.rand(B, 3, H, W, generator=_generator)
 PROTOTYPES, SEEN = torch.randn(C, D, generator=_generator), torch.tensor([True, True, False, True])
@@ -90,6 +89,8 @@ CASES = [
     partial(soft_cross_entropy, LOGITS, PSEUDO, VALID),
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum()),
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum((1, 2))),
+    partial(dice_loss, LOGITS, PSEUDO, VALID),
+    partial(PixelDiceLoss(0.5), LOGITS, LABEL, WEIGHT),
     partial(masked_mean, WEIGHT, VALID),
     partial(of_logits, masked_mean, BranchOutput((), WEIGHT[:, None], (9, 9))),
     partial(logit_distance, LOGITS, OTHER, VALID),
@@ -117,16 +118,23 @@ CASES = [
     # modules
     partial(knn_affinity, NODES, 3, 1.0, NODE_VALID),
     partial(dense_affinity, NODES, 2.0, NODE_VALID),
-    partial(propagate_labels, INDEX, AFFINITY, ROWS),
+    partial(propagate_labels, EDGES, AFFINITY, ROWS),
+    partial(nearest_neighbors, torch.nn.functional.normalize(NODES, dim=-1), 3),
     partial(propagate_labels_dense, dense_affinity(NODES), ROWS),
-    partial(propagate_features, ROWS, NODES, NODE_VALID),
-    partial(LabelGraph(C, D, num_neighbors=3), PROB, FEATURES, torch.full((C,), 0.6), VALID),
+    partial(ComplementaryDropout(), (FEATURES, FEATURES)),
+    partial(complementary_masks, PROB[0, 0] > 0.3, torch.randperm(H, generator=_generator), 2),
+    partial(channel_masks, PROB[0] > 0.3, torch.randperm(H, generator=_generator), 2),
+    *(partial(propagate_features, ROWS, NODES, NODE_VALID, expand) for expand in (False, True)),
+    partial(LabelGraph(C, D, num_neighbors=3), PROB.log(), FEATURES, torch.full((C,), 0.6), VALID),
     partial(pixel_propagation, LOGITS, CORRELATION),
     partial(sampled_rows, CORRELATION, torch.tensor([0, 5, 7])),
     partial(sample_positions, 4, H * W, 'random', 'cpu'),
     partial(sample_positions, 4, H * W, 'uniform', 'cpu'),
     partial(binary_shapes, MAPS, (2 * H, 2 * W)),
-    partial(region_propagation, PSEUDO, MAPS, VALID, 0.3, C),
+    partial(pack_shapes, MAPS > 0.5),
+    partial(packed_shapes, MAPS, VALID),
+    partial(region_propagation, PSEUDO, pack_shapes(MAPS > 0.2), 0.3, C),
+    partial(region_propagation, PSEUDO, pack_shapes(MAPS > 0.2), 0.3, C, True),
     partial(masked_average_pooling, FEATURES, MAPS.round()),
     partial(draw_per_class, LABEL, VALID, C, 0.3, 5),
     partial(draw_classes, PROB[0, :, 0, 0], 5),
@@ -136,11 +144,13 @@ CASES = [
     partial(thin_out, LABEL, PROB[0, :, 0, 0]),
     partial(resize_labels, LABEL, (3, 4)),
     partial(resize_labels, VALID, (5, 3), True),
+    partial(resize_labels, LABEL, (3, 4), True),
     partial(resize_transposed, MAPS, (3, 4)),
     partial(full_precision, LOGITS.half()),
     partial(probabilities, LOGITS.half()),
     partial(prediction_entropy, LOGITS.half()),
     partial(average, FEATURES, 3),
+    partial(micro_f1, LOGITS, PROB > 0.5, VALID),
     partial(patch_targets, LABEL, C, (Extent(2, -1, 2), Extent(2.5, -1.2, 1)), (3, 2)),
     # views and what is mixed with them
     partial(CutMix(1.0), B, H, W, 'cpu'),
@@ -160,7 +170,18 @@ CASES = [
     partial(PSEUDO.reweight, WEIGHT),
 ]
 # Contexts, what runs before training, and what the host draws and sends.
-NO_COMPUTATION = {aligns_corners, change_images, no_autocast, receptive_fields, send, with_align_corners, within}
+NO_COMPUTATION = {
+    aligns_corners,
+    change_images,
+    encoded_once,
+    is_frozen,
+    no_autocast,
+    receptive_fields,
+    recompute_blocks,
+    send,
+    with_align_corners,
+    within,
+}
 
 
 def subject(case: partial):

@@ -10,8 +10,8 @@ from mmsemi.models.state.memory import ClassQueues, Prototypes
 from mmsemi.models.thresholds import quantiles
 from tests import tiny
 from tests.engine.test_hooks import runner
-from tests.models.test_esl import coarse, small_streams
-from tests.oracles import u2pl as oracle
+from tests.models.test_esl import small_streams
+from tests.oracles import esl as esl_oracle, u2pl as oracle
 
 C, LOW, HIGH, DELTA, TAU, N_NEG = tiny.NUM_CLASSES, 2, 3, 0.3, 0.5, 5
 LENGTHS = [120] + [100] * (C - 1)
@@ -47,6 +47,11 @@ def model_and_streams(epoch: float = EPOCH, **kwargs):
             model.queues.observe(features, torch.rand(2, C, 4, 4, generator=generator) > 0.5)
             model.queues.commit()
     return model, streams
+
+
+def coarse(maps: torch.Tensor) -> torch.Tensor:
+    """Labels at the representation's stride; the crop is none of those that align corners."""
+    return esl_oracle.coarse(maps, False, 4)
 
 
 class Literal:

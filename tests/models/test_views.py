@@ -274,3 +274,28 @@ def test_two_strong_views_cost_at_most_200_launches():
 def test_arguments_out_of_range_are_named(part, message):
     with pytest.raises(ValueError, match=message):
         part()
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4])
+def test_images_without_color_get_brightness_contrast_and_blur(channels):
+    torch.manual_seed(0)
+    images = 0.3 + 0.3 * torch.rand(64, channels, 12, 12)
+    jittered = StrongView(jitter=(0.3, 0.3, 0.5, 0.25), jitter_prob=1, gray_prob=1, blur_prob=0)(images)
+    assert jittered.shape == images.shape and jittered.min() >= 0 and jittered.max() <= 1
+    # Brightness and contrast are one straight line a sample, the same for all its channels.
+    x, y = images.flatten(1), jittered.flatten(1)
+    inside = (y > 0) & (y < 1)
+    for before, after, kept in zip(x, y, inside, strict=True):
+        line = torch.stack([before[kept], torch.ones_like(before[kept])], 1)
+        fit = torch.linalg.lstsq(line, after[kept, None]).solution
+        assert torch.allclose(line @ fit, after[kept, None], atol=1e-4)
+    assert (x - y).abs().mean(1).min() > 0
+    assert torch.equal(StrongView(jitter_prob=0, gray_prob=1, blur_prob=0)(images), images)
+    blurred = StrongView(jitter_prob=0, blur_prob=1, blur_sigma=(2.0, 2.0))(images)
+    assert blurred.shape == images.shape and blurred.var() < 0.1 * images.var()
+
+
+def test_images_of_three_channels_may_turn_gray():
+    torch.manual_seed(0)
+    gray = StrongView(jitter_prob=0, gray_prob=1, blur_prob=0)(torch.rand(4, 3, 8, 8))
+    assert torch.allclose(gray, gray[:, :1].expand_as(gray))

@@ -38,21 +38,28 @@ def eq7(c: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor
 
 
 def algorithm1(
-    shapes: list[Tensor], t: float, hc_region: Tensor, pseudo_label: Tensor
+    shapes: list[Tensor], t: float, hc_region: Tensor, pseudo_label: Tensor, cascade: bool = False
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Pseudo-label and high-confidence region after all shapes, and which shapes were accepted."""
-    pseudo_label, hc_region, accepted = pseudo_label.clone(), hc_region.clone(), []
-    for j, shape in enumerate(shapes):
-        hc_shape = shape & hc_region
-        if hc_shape.sum() == 0 or float(hc_shape.sum()) / float(shape.sum()) < t:
+    """Pseudo-label and high-confidence region after all shapes, and which shapes acted.
+
+    The high-confidence shapes are found before any shape acts, in the algorithm's first line. With ``cascade`` each is
+    found when its turn comes, in the region that the shapes before it have made. Shares are float32, as torch has them.
+    """
+    pseudo_label, hc_region, acted = pseudo_label.clone(), hc_region.clone(), []
+    hc_shapes = [shape & hc_region for shape in shapes]
+    t = torch.tensor(t, dtype=torch.float32)
+    for j, (shape, hc_shape) in enumerate(zip(shapes, hc_shapes, strict=True)):
+        if cascade:
+            hc_shape = shape & hc_region
+        if hc_shape.sum() == 0 or hc_shape.sum() / shape.sum() < t:
             continue
         unique_cls, cnt = torch.unique(pseudo_label[hc_shape], return_counts=True)
-        if float(cnt.max()) / float(cnt.sum()) <= t:
+        if cnt.max() / cnt.sum() <= t:
             continue
         pseudo_label[shape] = unique_cls[cnt.argmax()]
         hc_region |= shape
-        accepted.append(j)
-    return pseudo_label, hc_region, accepted
+        acted.append(j)
+    return pseudo_label, hc_region, acted
 
 
 def maximum_by_class(prob: Tensor, valid: Tensor) -> dict[int, float]:

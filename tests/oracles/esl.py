@@ -37,9 +37,15 @@ def eq6(logits: Tensor, y: Tensor, valid: Tensor) -> Tensor:
     return total / max(n, 1)
 
 
-def resized(E: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(E: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Features (B, L', h, w) at the resolution of the parts."""
-    return F.interpolate(E, size=size, mode='bilinear', align_corners=False)
+    return F.interpolate(E, size=size, mode='bilinear', align_corners=align_corners)
+
+
+def coarse(maps: Tensor, align_corners: bool = False, stride: int = 4) -> Tensor:
+    """Labels (B, H, W) at a stride s: of s k pixels those in the middle of each s, of s k + 1 every s-th."""
+    first = 0 if align_corners else stride // 2
+    return maps[:, first::stride, first::stride]
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def eq7(W_hat: Tensor) -> Tensor:
 def f_C(x: Tensor, Ax: Tensor, mlp) -> Tensor:
     """The non-linear function of eq. 8 for one node, as LabelGraph chooses it."""
     s = (x + Ax) / (x + Ax).sum()
-    z = torch.log(s.clamp(min=1e-12)) + mlp(torch.cat([x, Ax]))
+    z = torch.log(s) + mlp(torch.cat([x, Ax]))
     return z.exp() / z.exp().sum()
 
 
@@ -208,3 +208,46 @@ def eq15_eq16(P_k: Tensor, Y_hat: Tensor, valid: Tensor | None = None, dynamic_w
         omega = P_k[i, Y_hat[i]].detach() if dynamic_weight else 1.0
         total = total - omega * torch.log(P_k[i, Y_hat[i]])
     return total / max(len(nodes), 1)
+
+
+def pixel_of_node(i: int, nodes: int, pixels: int, align_corners: bool) -> int:
+    """The pixel that node i of a row lies on, where resizing puts the node; between two pixels, the second."""
+    if align_corners:
+        place = i * (pixels - 1) / (nodes - 1)
+        return math.floor(place + 0.5)
+    return math.floor((i + 0.5) * pixels / nodes)
+
+
+def resized(X: Tensor, H: int, W: int, align_corners: bool) -> Tensor:
+    """Bilinear interpolation of maps (C, h, w), pixel by pixel, (C, H, W)."""
+
+    def neighbours_of(pixel: int, pixels: int, nodes: int) -> tuple[int, int, float]:
+        place = pixel * (nodes - 1) / (pixels - 1) if align_corners else max((pixel + 0.5) * nodes / pixels - 0.5, 0.0)
+        low = min(int(place), nodes - 1)
+        return low, min(low + 1, nodes - 1), place - low
+
+    result = X.new_zeros(len(X), H, W)
+    for y in range(H):
+        top, bottom, down = neighbours_of(y, H, X.shape[1])
+        for x in range(W):
+            left, right, along = neighbours_of(x, W, X.shape[2])
+            upper = (1 - along) * X[:, top, left] + along * X[:, top, right]
+            lower = (1 - along) * X[:, bottom, left] + along * X[:, bottom, right]
+            result[:, y, x] = (1 - down) * upper + down * lower
+    return result
+
+
+def pseudo_label(p: Tensor, X_C: list[Tensor], align_corners: bool, at: str = 'crop') -> Tensor:
+    """Y_hat, (H, W): the classifier's probabilities p (C, H, W) times what the layers' mean makes of the graph's input.
+
+    ``at='graph'`` is the letter of the paper, the argmax of the sum over the layers; both are resized to the crop.
+    """
+    _, H, W = p.shape
+    total = sum(X_C[1:]) / max(len(X_C) - 1, 1)
+    if len(X_C) == 1:
+        score = p.log()
+    elif at == 'graph':
+        score = resized(total, H, W, align_corners)
+    else:
+        score = p.log() + resized(total.log() - X_C[0].log(), H, W, align_corners)
+    return score.argmax(0)

@@ -49,3 +49,19 @@ def cross_entropy(h: Tensor, label: Tensor, kept: Tensor, valid: Tensor) -> Tens
 def overall(L_x: Tensor, L_s1: Tensor, L_s2: Tensor, L_fp: Tensor) -> Tensor:
     """L."""
     return (L_x + 0.25 * L_s1 + 0.25 * L_s2 + 0.5 * L_fp) / 2
+
+
+def overall_v2(L_x: Tensor, L_s1: Tensor, L_s2: Tensor) -> Tensor:
+    """L of UniMatch V2 (arXiv:2410.10777)."""
+    return (L_x + (L_s1 + L_s2) / 2) / 2
+
+
+def complementary_dropout(first: Tensor, second: Tensor, coins: Tensor, whole: list[int]) -> tuple[Tensor, Tensor]:
+    """Features of two views of N images (N, C, h, w); coins (N, C) of 0 and 1; images that keep all channels."""
+    out = first.clone(), second.clone()
+    for n in range(first.shape[0]):
+        for c in range(first.shape[1]):
+            if n not in whole:
+                out[0][n, c] = 2 * first[n, c] if coins[n, c] else 0
+                out[1][n, c] = 0 if coins[n, c] else 2 * second[n, c]
+    return out

@@ -107,6 +107,19 @@ def test_intensities_are_scaled_between_the_percentiles_of_the_whole_scan(source
     assert [ramp[i] for i in (0, 10, 12, 510, 988, 990, 1000)] == [0, 0, 1, 130, 254, 255, 255]
 
 
+def test_intensities_may_be_scaled_between_the_lowest_and_the_highest(source, tmp_path, capsys):
+    out = tmp_path / 'out'
+    acdc.main([str(source), str(out), '--val', '2', '--cases', '3', '--percentiles', '0', '100'])
+    volume = nibabel.load(source / 'patient001/patient001_frame02.nii.gz').get_fdata()
+    for z in range(3):
+        pixels = np.asarray(Image.open(out / f'images/patient001_frame02_{z:02d}.png'))
+        scaled = 255 * (volume[:, :, z].T - volume.min()) / (volume.max() - volume.min())
+        assert np.abs(pixels - scaled).max() <= 0.5 + 1e-9
+    for wrong in ((99, 1), (-1, 50), (0, 101)):
+        message = refused(source, tmp_path / 'other', percentiles=wrong)
+        assert message.startswith('--percentiles must be two ascending numbers from 0 to 100')
+
+
 def test_a_scan_of_one_intensity_is_black():
     assert (acdc.to_gray(np.full(SHAPE, 7.0)) == 0).all()
 

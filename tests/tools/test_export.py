@@ -7,13 +7,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmseg import registry as mmseg_registry
 from PIL import Image
 
-from mmsemi.apis.launch import UsageError, find_config
+from mmsemi.apis import export
+from mmsemi.apis.launch import UsageError, find_config, prepare_config
 from mmsemi.registry import MODELS
-from tests.tools.test_runs import load_tool
-
-export = load_tool('model_converters/export_segmentor.py')
 
 # Where mmsemi cannot be imported: load, predict, and write the config once more.
 PLAIN_MMSEG = """
@@ -38,9 +37,10 @@ Config.fromfile(out + '.py').dump(out + '_dumped.py')
 """
 
 
-def save(config: str, path: Path) -> Path:
+def save(config: str, path: Path, **options) -> Path:
     """A checkpoint of an untrained model whose teacher is not its student, as a run would save it."""
     cfg = Config.fromfile(find_config(config))
+    cfg.merge_from_dict(options)
     model = MODELS.build(cfg.model)
     for parameter in model.teacher.parameters():
         if parameter.ndim > 1:
@@ -55,6 +55,34 @@ def checkpoint(tmp_path) -> Path:
     return save('mean_teacher/mean_teacher_r18_shapes.py', tmp_path / 'epoch_1.pth')
 
 
+def test_a_unet_of_one_channel_is_exported(tmp_path):
+    cfg = Config.fromfile(find_config('unimatch/unimatch_unet_acdc.py'))
+    model = MODELS.build(cfg.model)
+    meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=tuple('abcd'), palette=[[0, 0, 0]] * 4), epoch=1)
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), tmp_path / 'epoch_1.pth')
+    export.export(str(tmp_path / 'epoch_1.pth'), tmp_path / 'out')
+    plain = Config.fromfile(tmp_path / 'out.py')
+    assert (plain.model.backbone.type, plain.model.decode_head.type) == ('UNetEncoder', 'UNetHead')
+    assert plain.model.data_preprocessor.mean == [0.0] and plain.test_pipeline[0].color_type == 'grayscale'
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        exported = mmseg_registry.MODELS.build(plain.model).eval()
+    exported.load_state_dict(torch.load(tmp_path / 'out.pth')['state_dict'])
+    image = torch.rand(1, 1, 32, 48)
+    prepare_config(cfg, launcher='none')
+    ours = MODELS.build(cfg.model).eval()
+    ours.load_state_dict(model.state_dict())
+    assert torch.allclose(exported(image), ours.student(image).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize(('side', 'expected'), [(65, True), (64, False)])
+def test_an_exported_network_resizes_as_it_was_trained(side, expected, tmp_path):
+    options = {'model.data_preprocessor.size': (side, side), 'model.student.backbone.with_cp': True}
+    checkpoint = save('mean_teacher/mean_teacher_r18_shapes.py', tmp_path / 'epoch_1.pth', **options)
+    export.export(str(checkpoint), tmp_path / 'out', 'teacher')
+    model = Config.fromfile(tmp_path / 'out.py').model
+    assert model.decode_head.align_corners is expected and 'with_cp' not in model.backbone
+
+
 def test_exported_teacher_predicts_the_same_in_plain_mmseg(checkpoint, tmp_path):
     export.export(str(checkpoint), tmp_path / 'out', 'teacher')
     image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
@@ -62,7 +90,7 @@ def test_exported_teacher_predicts_the_same_in_plain_mmseg(checkpoint, tmp_path)
     Image.fromarray(image).save(tmp_path / 'image.png')
 
     model = MODELS.build(export.read_checkpoint(str(checkpoint))[1].model)
-    model.load_state_dict(torch.load(checkpoint, weights_only=False)['state_dict'])
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
     model.eval().predict_on = 'teacher'
     pixels = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
     with torch.no_grad():
@@ -90,7 +118,7 @@ def test_exported_config_holds_neither_losses_nor_sources_of_ours_by_name(checkp
 @pytest.mark.parametrize('branch', ['student', 'teacher'])
 def test_exported_network_has_no_trace_of_auxiliary_heads_and_plugins(branch, tmp_path):
     path = save('mpmc/mpmc_mllc_r18_shapes.py', tmp_path / 'epoch_1.pth')
-    trained = torch.load(path, weights_only=False)['state_dict']
+    trained = torch.load(path, weights_only=True)['state_dict']
     for head in ('patch_classifier', 'embedding', 'graph'):
         assert any(key.startswith(f'{branch}.heads.{head}.') for key in trained)
     export.export(str(path), tmp_path / 'out', branch)
@@ -98,7 +126,7 @@ def test_exported_network_has_no_trace_of_auxiliary_heads_and_plugins(branch, tm
     cfg = Config.fromfile(tmp_path / 'out.py')
     with DefaultScope.overwrite_default_scope('mmseg'):
         plain = MODELS.parent.build(cfg.model).state_dict()
-    weights = torch.load(tmp_path / 'out.pth', weights_only=False)['state_dict']
+    weights = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']
     assert weights.keys() == plain.keys()
     assert {key.split('.')[0] for key in weights} == {'backbone', 'decode_head'}
     assert all(torch.equal(value, trained[f'{branch}.segmentor.{key}']) for key, value in weights.items())

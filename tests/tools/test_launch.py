@@ -1,5 +1,6 @@
 import argparse
 import contextlib
+import inspect
 import os
 import socket
 import subprocess
@@ -9,10 +10,14 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from mmsemi.apis import launch
 
 ROOT = Path(__file__).resolve().parents[2]
+# Since torch 2.13 it has another name.
+NEW = 'forward_sync_buffers' in inspect.signature(DistributedDataParallel.__init__).parameters
+BUFFERS = 'forward_sync_buffers' if NEW else 'broadcast_buffers'
 
 
 def arguments(config: Path | str, **kwargs) -> argparse.Namespace:
@@ -88,8 +93,45 @@ def test_cpu_ranks_talk_through_gloo_and_are_wrapped_without_devices(config_file
         assert distributed.get_backend() == 'gloo'
     finally:
         distributed.destroy_process_group()
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    assert cfg.model_wrapper_cfg == dict(**wrapper, find_unused_parameters=False)
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, find_unused_parameters=False)
+    assert cfg.model_wrapper_cfg == dict(**wrapper, **{BUFFERS: False})
+
+
+@pytest.mark.parametrize('device', ['cuda', 'cpu'])
+@pytest.mark.parametrize(
+    ('asked', 'expected'),
+    [
+        (None, {BUFFERS: False, 'find_unused_parameters': True}),
+        (dict(static_graph=True), {BUFFERS: False, 'find_unused_parameters': True, 'static_graph': True}),
+        (dict(broadcast_buffers=True), {'broadcast_buffers': True, 'find_unused_parameters': True}),
+        (dict(find_unused_parameters=False), {BUFFERS: False, 'find_unused_parameters': False}),
+    ],
+)
+def test_processes_send_no_buffers_in_a_step_whatever_else_a_config_sets(
+    asked, expected, device, config_file, monkeypatch
+):
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
+    monkeypatch.setattr(distributed, 'is_initialized', lambda: True)
+    cfg = Config.fromfile(config_file)
+    cfg.find_unused_parameters = True
+    if asked:
+        cfg.model_wrapper_cfg = asked
+    launch.prepare_config(cfg, 'pytorch')
+    wrapper = dict(type='MMDistributedDataParallel', **expected)
+    assert cfg.model_wrapper_cfg == (dict(wrapper, device_ids=None) if device == 'cpu' else wrapper)
+
+
+def test_another_wrapper_gets_nothing_that_it_does_not_know(config_file, monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    cfg = Config.fromfile(config_file)
+    cfg.model_wrapper_cfg = dict(type='MMFullyShardedDataParallel', cpu_offload=True)
+    launch.prepare_config(cfg, 'pytorch')
+    assert cfg.model_wrapper_cfg == dict(type='MMFullyShardedDataParallel', cpu_offload=True)
+
+
+def test_one_process_is_not_wrapped(config_file, monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    assert 'model_wrapper_cfg' not in launch.load_config(arguments(config_file))
 
 
 @pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
@@ -132,14 +174,42 @@ def test_error_of_input_ends_with_one_sentence_and_status_2(error, sentence, cap
 
 
 @pytest.mark.parametrize(
-    'main', [lambda: None, fail_with(launch.UsageError('Correct the path.'))], ids=['end', 'error']
+    ('main', 'status'),
+    [(lambda: None, 0), (fail_with(launch.UsageError('Correct the path.')), 2)],
+    ids=['end', 'error'],
 )
-def test_tools_leave_the_group_of_ranks(main, tmp_path, monkeypatch):
+def test_tools_leave_the_group_of_ranks(main, status, tmp_path, monkeypatch):
     monkeypatch.setenv(launch.ERROR_FILE, str(tmp_path / 'error'))
+    left = []
+    monkeypatch.setattr(launch, 'leave', left.append)
     distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
     with contextlib.suppress(SystemExit):
         launch.run(main)
-    assert not distributed.is_initialized()
+    assert not distributed.is_initialized() and left == [status]
+
+
+LEAVING = """
+import atexit, builtins, sys, time
+from mmsemi.apis.launch import leave
+
+
+class Late:
+    def __del__(self, write=sys.stdout.write, flush=sys.stdout.flush):
+        write('taken down')
+        flush()
+
+
+builtins.late = Late()
+atexit.register(print, 'closed', end=' ')
+print('flushed', end=' ')
+leave(3)
+"""
+
+
+def test_a_rank_leaves_with_all_said_and_before_the_interpreter_is_taken_down():
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    result = subprocess.run([sys.executable, '-c', LEAVING], capture_output=True, text=True, env=env, timeout=120)
+    assert (result.returncode, result.stdout) == (3, 'flushed closed '), result.stderr
 
 
 def test_bug_keeps_its_traceback():

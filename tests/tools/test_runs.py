@@ -53,6 +53,15 @@ def test_seed_sets_network_and_partition(tmp_path):
     assert run.work_dir == tmp_path / 'supervised_r18_shapes' / 'seed3'
 
 
+def test_the_baseline_of_the_first_config_stands_in_front(tmp_path):
+    mllc = 'mllc/mllc_r18_shapes.py'
+    planned = compare.plan([mllc, CONFIG], [0], [], tmp_path, baseline=True)
+    assert list(planned) == ['mllc_r18_shapes_baseline', 'mllc_r18_shapes', 'supervised_r18_shapes']
+    [one], [other], _ = planned.values()
+    assert (one.config, one.flags, one.work_dir.parent.name) == (mllc, ['--baseline'], 'mllc_r18_shapes_baseline')
+    assert not other.flags and one._fingerprint() != other._fingerprint()
+
+
 def test_progress_line_has_epoch_time_left_and_latest_scores(tmp_path):
     run = Run('mllc', CONFIG, tmp_path)
     assert 'starting' in run.describe()
@@ -75,11 +84,9 @@ def test_a_run_that_was_broken_off_goes_on_and_another_starts_anew(tmp_path, mon
     started = []
     monkeypatch.setattr(runs, 'start_tool', lambda name, arguments, *rest: started.append('--resume' in arguments))
     Run('run', CONFIG, tmp_path).start(1)
-    Run('run', CONFIG, tmp_path).start(1)  # broken off before its first checkpoint
-    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
-    Run('run', CONFIG, tmp_path).start(1)
+    Run('run', CONFIG, tmp_path).start(1)  # which the training says, if there was no checkpoint yet
     Run('run', CONFIG, tmp_path, ['randomness.seed=1']).start(1)
-    assert started == [False, False, True, False]
+    assert started == [False, True, False]
 
 
 def test_failed_training_is_reported_with_its_last_line(tmp_path):

@@ -35,7 +35,7 @@ import tempfile
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -45,6 +45,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmsemi.apis.launch import UsageError, build_runner, load_config, run
+from mmsemi.apis.options import OptionsAction
 from mmsemi.engine.step_timing import PHASES, Call, Clock, Instruments, replay
 from mmsemi.models.state import StepState
 from mmsemi.registry import LOOPS
@@ -261,7 +262,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--batch', type=int, nargs=2, metavar=('L', 'U'), help="labeled and unlabeled crops, by default the config's"
     )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config keys')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help='override config keys'
+    )
     parser.add_argument('--repeats', type=int, default=5, help='pairs of a step and its floor, after one that warms up')
     parser.add_argument('--threads', type=int, default=1, help='threads of a CPU')
     return parser.parse_args(arguments)

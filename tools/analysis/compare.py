@@ -1,6 +1,7 @@
 """Train configs with several seeds and compare what they reach.
 
     python tools/analysis/compare.py supervised/supervised_r18_shapes.py mllc/mllc_r18_shapes.py --seeds 0 1 2
+    python tools/analysis/compare.py unimatch/unimatch_r101_cityscapes.py --baseline
 
 A seed sets the network's start, the order of the data and the draw of labeled images. Runs that have finished are not
 trained again, those that were broken off go on from their last checkpoint. The table is Markdown.
@@ -13,7 +14,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmsemi.apis.launch import UsageError, find_config, run
+from mmsemi.apis.launch import BASELINE_SUFFIX, UsageError, find_config, run
 from mmsemi.apis.runs import METRICS, Run, available_cores, train_all
 
 BRANCHES = ('student', 'teacher')
@@ -24,6 +25,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare configs over seeds')
     parser.add_argument('configs', nargs='+', metavar='CONFIG', help='the first is what the others are compared with')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument(
+        '--baseline', action='store_true', help="compare with the first config's supervised baseline, trained too"
+    )
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every training')
     parser.add_argument('--jobs', type=int, default=min(2, available_cores()), help='trainings at the same time')
     parser.add_argument('--branch', choices=BRANCHES, help='show this branch alone, where a method has it')
@@ -31,11 +35,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def plan(configs: Sequence[str], seeds: Sequence[int], options: list[str], work_dir: Path) -> dict[str, list[Run]]:
-    """One run for each config and seed, by the config's name."""
+def plan(
+    configs: Sequence[str], seeds: Sequence[int], options: list[str], work_dir: Path, baseline: bool = False
+) -> dict[str, list[Run]]:
+    """One run for each config and seed, by the config's name; ``baseline``: in front those of the first's baseline."""
     runs: dict[str, list[Run]] = {}
-    for config in configs:
-        name = Path(find_config(config)).stem
+    asked = [(config, '', []) for config in configs]
+    if baseline:
+        asked.insert(0, (configs[0], BASELINE_SUFFIX, ['--baseline']))
+    for config, suffix, flags in asked:
+        name = Path(find_config(config)).stem + suffix
         if name in runs:
             raise UsageError(f'Two configs are called {name}; give one of them another name.')
         runs[name] = [
@@ -44,6 +53,7 @@ def plan(configs: Sequence[str], seeds: Sequence[int], options: list[str], work_
                 config,
                 work_dir / name / f'seed{seed}',
                 [*options, f'randomness.seed={seed}', f'train_dataloader.dataset.seed={seed}'],
+                flags,
             )
             for seed in seeds
         ]
@@ -82,7 +92,7 @@ def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None =
 def main() -> None:
     """Train what is missing and print the table."""
     args = parse_args()
-    runs = plan(args.configs, args.seeds, args.cfg_options, args.work_dir)
+    runs = plan(args.configs, args.seeds, args.cfg_options, args.work_dir, args.baseline)
     missing = [one for of_seeds in runs.values() for one in of_seeds if not one.is_finished()]
     if missing:
         train_all(missing, args.jobs)

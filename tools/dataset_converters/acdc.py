@@ -17,11 +17,16 @@ A case is a patient with both scans; a list never splits one. Patients are drawn
 diagnosis, and 3 cases are part of 7. Another split is given by list files, one patient or scan a line:
 
     ... --val my_val.txt --cases my_cases.txt
+
+``--percentiles 0 100`` scales intensities between the scan's lowest and highest instead, as the published data sets of
+UniMatch and SSL4MIS are.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -35,6 +40,7 @@ from mmsemi.datasets import ACDCDataset, draw_partition, read_list, write_list
 
 NUM_CLASSES = len(ACDCDataset.METAINFO['classes'])
 PERCENTILES = (1, 99)
+MOST_BYTES = 1 << 29
 Patients = dict[str, list['Scan']]
 
 
@@ -87,8 +93,8 @@ def _nifti(path: Path) -> Path:
 # --- slices
 
 
-def slices(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Slices of a scan and their label maps, both uint8 (Z, H, W).
+def slices(scan: Scan, percentiles: Sequence[float] = PERCENTILES) -> tuple[np.ndarray, np.ndarray]:
+    """Slices of a scan and their label maps, both uint8 (Z, H, W); ``percentiles`` are those of :func:`to_gray`.
 
     Raises:
         RuntimeError: If a file cannot be read.
@@ -111,12 +117,12 @@ def slices(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
             'correct it.'
         )
     # The file's axes are x, y, z.
-    return to_gray(image).transpose(2, 1, 0), mask.astype(np.uint8).transpose(2, 1, 0)
+    return to_gray(image, percentiles).transpose(2, 1, 0), mask.astype(np.uint8).transpose(2, 1, 0)
 
 
-def to_gray(volume: np.ndarray) -> np.ndarray:
-    """Intensities as uint8: 0 at the volume's 1st percentile and below, 255 at its 99th and above, linear between."""
-    low, high = np.percentile(volume, PERCENTILES)
+def to_gray(volume: np.ndarray, percentiles: Sequence[float] = PERCENTILES) -> np.ndarray:
+    """Intensities as uint8: 0 at the lower percentile and below, 255 at the upper one and above, linear between."""
+    low, high = np.percentile(volume, percentiles)
     scale = 255 / (high - low) if high > low else 0.0
     return np.round((np.clip(volume, low, high) - low) * scale).astype(np.uint8)
 
@@ -125,10 +131,26 @@ def _read(path: Path) -> np.ndarray:
     import nibabel
 
     try:
+        _check_size(path)
         return nibabel.load(path).get_fdata()
     except Exception as error:
         # nibabel, gzip and zlib raise errors of their own kinds for damaged files.
         raise RuntimeError(f'{path} cannot be read ({error}); replace the file.') from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that unpacks to, or whose header asks for, more than any scan of the heart has."""
+    import nibabel
+
+    with (gzip.open if path.suffix == '.gz' else open)(path) as file:
+        size = 0
+        while chunk := file.read(1 << 20):
+            size += len(chunk)
+            if size > MOST_BYTES:
+                raise ValueError(f'it unpacks to more than {MOST_BYTES >> 20} MB')
+    voxels = math.prod(nibabel.load(path).shape)
+    if voxels > MOST_BYTES // 8:
+        raise ValueError(f'its header asks for {voxels} voxels')
 
 
 # --- lists
@@ -212,7 +234,12 @@ def draw_lists(
 
 
 def convert(
-    source: Path, out: Path, val: str | int = 30, cases: Sequence[str | int] = (3, 7), seed: int = 0
+    source: Path,
+    out: Path,
+    val: str | int = 30,
+    cases: Sequence[str | int] = (3, 7),
+    seed: int = 0,
+    percentiles: Sequence[float] = PERCENTILES,
 ) -> dict[str, list[str]]:
     """Write slices and lists; nothing is written before all scans are read, which takes some 250 MB for 100 patients.
 
@@ -221,14 +248,17 @@ def convert(
 
     Raises:
         FileExistsError: If ``out`` holds slices or lists.
-        FileNotFoundError, RuntimeError, ValueError: As :func:`find_patients`, :func:`draw_lists` and :func:`slices`.
+        FileNotFoundError, RuntimeError, ValueError: As :func:`find_patients`, :func:`draw_lists` and :func:`slices`;
+            if ``percentiles`` are not two ascending numbers from 0 to 100.
     """
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(f'--percentiles must be two ascending numbers from 0 to 100, not {tuple(percentiles)}.')
     for folder in ('images', 'masks', 'lists'):
         if (out / folder).exists():
             raise FileExistsError(f'{out / folder} exists; remove it or give another folder.')
     patients = find_patients(source)
     lists = draw_lists(patients, val, cases, seed)
-    volumes = {scan.name: slices(scan) for scans in patients.values() for scan in scans}
+    volumes = {scan.name: slices(scan, percentiles) for scans in patients.values() for scan in scans}
 
     for number, folder in enumerate(('images', 'masks')):
         (out / folder).mkdir(parents=True)
@@ -251,13 +281,21 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--val', default='30', help='number of patients for validation, or a list of them')
     parser.add_argument('--cases', nargs='+', default=['3', '7'], help='numbers of labeled cases, or lists of them')
     parser.add_argument('--seed', type=int, default=0, help='seed of the draws')
+    parser.add_argument(
+        '--percentiles',
+        nargs=2,
+        type=float,
+        default=PERCENTILES,
+        metavar=('LOW', 'HIGH'),
+        help='percentiles of a scan that become black and white; 0 100 are its lowest and highest intensity',
+    )
     options = parser.parse_args(args)
     try:
         import nibabel  # noqa: F401
     except ImportError:
         sys.exit("acdc: NIfTI files are read by nibabel, which is missing; run pip install 'nibabel>=5.0'.")
     try:
-        written = convert(options.source, options.out, options.val, options.cases, options.seed)
+        written = convert(options.source, options.out, options.val, options.cases, options.seed, options.percentiles)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f'acdc: {error}')
     for key, names in written.items():

@@ -14,9 +14,10 @@ import argparse
 import os
 import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmsemi.apis.options import OptionsAction, merge_options
 from mmsemi.datasets import SemiDataset, write_list
 from mmsemi.registry import DATASETS
 
@@ -30,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--require-all-classes', action='store_true', help='the labeled images show every class')
     parser.add_argument('--out-dir', required=True, help='folder for labeled.txt and unlabeled.txt')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override keys of the config: key=value ...'
+        '--cfg-options', nargs='+', action=OptionsAction, help='override keys of the config: key=value ...'
     )
     return parser.parse_args()
 
@@ -43,7 +44,7 @@ def build_dataset(args: argparse.Namespace) -> SemiDataset:
     """
     config = Config.fromfile(args.config)
     if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+        merge_options(config, args.cfg_options)
     init_default_scope('mmsemi')
     dataset = config.get('train_dataloader', {}).get('dataset', {})
     if dataset.get('type') not in ('SemiDataset', 'mmsemi.SemiDataset'):

@@ -1,4 +1,5 @@
-# What every method starts from: the runtime, and how the workers' crops become views.
+# What every method starts from: the runtime, and how the workers' crops become views. model.student is the config's
+# network, unless it is said otherwise.
 _base_ = '../default_runtime.py'
 model = dict(
     data_preprocessor=dict(

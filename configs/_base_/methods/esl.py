@@ -17,8 +17,9 @@ model = dict(
         projector=dict(
             type='ProjectionHead',
             in_channels=256,
+            hidden_channels=256,
             out_channels=512,
-            num_convs=3,
+            num_convs=2,
             source='decoder',
             norm_cfg=dict(type='SyncBN'),
         ),

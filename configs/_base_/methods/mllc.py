@@ -1,4 +1,4 @@
-# MLLC for 21 classes and a decoder that ends in 256 channels; K, k, alpha, gamma are keys of the graph.
+# MLLC for any network with a decoder; K, k, alpha, gamma are keys of the graph.
 _base_ = './base.py'
 model = dict(
     type='MLLC',
@@ -14,7 +14,6 @@ model = dict(
     heads=dict(
         embedding=dict(
             type='ProjectionHead',
-            in_channels=256,
             out_channels=256,
             source='decoder',
             # Graphs at stride 8: neighbours cost the square of the number of pixels, 16 times less than at stride 4.
@@ -23,8 +22,6 @@ model = dict(
         ),
         graph=dict(
             type='LabelGraph',
-            num_classes=21,
-            feature_channels=256,
             num_layers=2,
             num_neighbors=20,
             gamma=1.0,

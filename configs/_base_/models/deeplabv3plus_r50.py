@@ -1,5 +1,5 @@
 # DeepLabV3+ at output stride 16, on mmseg's ResNet with a 32-32-64 deep stem (its published ImageNet weights).
-# Configs take `network` as model.student. `align_corners` is not here: it follows the crop (README.md, "Networks").
+# Configs take `network` as model.student. `align_corners` is not here: it follows the crop (docs/networks.md).
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 network = dict(
     type='EncoderDecoder',

@@ -1,18 +1,12 @@
-# DINOv2's ViT-S in patches of 14, by mmpretrain, and mmseg's DPT decoder; backbone.frozen_stages=12 freezes the ViT.
-custom_imports = dict(imports=['mmpretrain.models'], allow_failed_imports=False)
+# The network of UniMatch V2: DINOv2's ViT-S in patches of 14 and a DPT decoder without normalisation.
+# The weights are Meta's own file (Apache-2.0). backbone.frozen_stages=12 freezes the encoder, which student and teacher
+# then share.
+custom_imports = dict(imports=['mmsemi.models.backbones.dinov2'], allow_failed_imports=False)
 network = dict(
-    type='EncoderDecoder',
-    pretrained='https://download.openmmlab.com/mmpretrain/v1.0/dinov2/vit-small-p14_dinov2-pre_3rdparty_20230426-5641ca5a.pth',
-    backbone=dict(
-        type='mmpretrain.VisionTransformer',
-        arch='dinov2-s',
-        img_size=518,
-        patch_size=14,
-        layer_scale_init_value=1e-5,
-        out_type='featmap',
-        out_indices=(2, 5, 8, 11),
-        frozen_stages=-1,
-    ),
+    type='PatchEncoderDecoder',
+    patch_size=14,
+    pretrained='https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth',
+    backbone=dict(type='DINOv2', arch='dinov2-s', out_indices=(2, 5, 8, 11), frozen_stages=-1),
     decode_head=dict(
         type='PlainDPTHead',
         in_channels=(384, 384, 384, 384),
@@ -24,7 +18,7 @@ network = dict(
         patch_size=14,
         dropout_ratio=0.0,
         num_classes=21,
-        norm_cfg=dict(type='SyncBN', requires_grad=True),
+        align_corners=True,
         loss_decode=dict(type='PixelCrossEntropyLoss'),
     ),
     test_cfg=dict(mode='whole'),

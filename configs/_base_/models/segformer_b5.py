@@ -15,6 +15,7 @@ network = dict(
         mlp_ratio=4,
         qkv_bias=True,
         drop_path_rate=0.1,
+        with_cp=False,
     ),
     decode_head=dict(
         type='SegformerHead',

@@ -17,6 +17,7 @@ network = dict(
         norm_cfg=norm_cfg,
         with_cls_token=True,
         interpolate_mode='bicubic',
+        with_cp=False,
     ),
     decode_head=dict(
         type='SegmenterMaskTransformerHead',

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from mmsemi.registry import HOOKS
 
+LEAST_KEPT = 1000
+"""Values of each number that are kept at least: validation looks back at all of its own."""
+
 
 @HOOKS.register_module()
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
@@ -16,7 +19,8 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
 
     mmengine reads each loss of each step on the host, which so waits for the device before it may prepare the next
     step. The logger's windows and means are the same here. A checkpoint that is written between two lines of the log
-    does not hold the losses since the last one.
+    does not hold the losses since the last one. Of each number as many values are kept as the log looks back at, where
+    mmengine keeps the last million.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -24,6 +28,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         super().before_train(runner)
         self._intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._steps: list[dict[str, Tensor]] = []
+        self._kept = kept_values(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -46,3 +51,16 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._steps.clear()
         for name, value in zip(names, torch.stack(values).tolist() if values else [], strict=True):
             runner.message_hub.update_scalar(f'train/{name}', value)
+        for history in runner.message_hub.log_scalars.values():
+            history.max_length = self._kept
+
+
+def kept_values(runner: Runner) -> int:
+    """How many values of a number the log looks back at."""
+    processor = getattr(runner, 'log_processor', None)
+    windows = [getattr(processor, 'window_size', 10)]
+    windows += [config.get('window_size', 1) for config in getattr(processor, 'custom_cfg', [])]
+    if 'global' in windows:
+        return 1_000_000
+    epoch = len(runner.train_dataloader) if 'epoch' in windows else 0
+    return max([LEAST_KEPT, epoch, *(window for window in windows if isinstance(window, int))])

@@ -102,6 +102,8 @@ def _pair(
     tensors = [(t, s, True) for t, s in zip(teacher.parameters(), student.parameters(), strict=True)]
     tensors += [(t, s, buffers == 'average') for t, s in zip(teacher.buffers(), student.buffers(), strict=True)]
     for ours, theirs, average in tensors:
+        if ours is theirs:  # a frozen encoder that both share
+            continue
         target = averaged[ours.dtype] if average and ours.is_floating_point() else copied
         target[0].append(ours.data)
         target[1].append(theirs.data)

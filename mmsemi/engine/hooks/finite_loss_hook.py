@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from mmsemi.engine import checkpoints
 from mmsemi.registry import HOOKS
 
 _NEVER = 2**62
@@ -70,7 +71,7 @@ class FiniteLossHook(Hook):
         if iteration == _NEVER:
             return
         terms = ', '.join(name for name, when in zip(self._names, first, strict=True) if when == iteration)
-        last = find_latest_checkpoint(runner.work_dir)
+        last = checkpoints.last(runner.work_dir)
         kept = f'the last good checkpoint is {last}' if last else 'no checkpoint had been written yet'
         raise FloatingPointError(
             f'{terms} became infinite or not a number at iteration {iteration + 1}; {kept}. Lower the learning rate or '

@@ -16,12 +16,12 @@ from mmsemi.registry import HOOKS
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Tell the model the epoch, and make the random state of each epoch a function of (seed, rank, epoch).
+    """Tell the model the epoch, and make the random state of each step a function of (seed, rank, iteration).
 
     A model with a buffer ``progress`` is also told the share of training that is over, in [0, 1).
 
-    What validation, checkpoints or a restart drew before does not matter then: a run resumed at an epoch's end
-    continues bit for bit. The workers need none of this; ``StreamSampler`` gives each sample its own seed.
+    What validation, checkpoints or a restart drew before does not matter then: a run that is resumed anywhere continues
+    bit for bit. The workers need none of this; ``StreamSampler`` gives each sample its own seed.
     """
 
     priority = 'VERY_HIGH'
@@ -31,13 +31,11 @@ class ProgressHook(Hook):
         self._steps = max(1, len(runner.train_dataloader))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Seed at an epoch's first step, after the data loader drew its own numbers."""
-        if runner.iter % self._steps == 0:
-            entropy = np.random.SeedSequence([runner.seed, get_rank(), runner.iter // self._steps])
-            seed = int(entropy.generate_state(1)[0])
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+        """Seed, after the data loader drew its own numbers."""
+        seed = int(np.random.SeedSequence([runner.seed, get_rank(), runner.iter]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
         model = segmentor_of(runner)
         if hasattr(model, 'epoch'):
             model.epoch.fill_(runner.iter / self._steps)

@@ -11,7 +11,7 @@ from mmsemi.registry import HOOKS
 
 @HOOKS.register_module()
 class UnreadableImageHook(Hook):
-    """Warn once for each unlabeled image that the data set had to skip, and count the skips in the log.
+    """Warn once for each unlabeled image that the data set had to skip, and count these images in the log.
 
     Only the first rank writes the log. The ranks tell each other what they skipped in the iterations after which the
     log is written and in the last one of an epoch; all other iterations communicate nothing.
@@ -23,7 +23,6 @@ class UnreadableImageHook(Hook):
         self._interval = 0
         self._skipped: list[str] = []
         self._warned: set[str] = set()
-        self._count = 0
 
     def before_train(self, runner: Runner) -> None:
         """Find out how often the log is written; without a logger, ranks meet at the end of an epoch."""
@@ -46,6 +45,5 @@ class UnreadableImageHook(Hook):
                 if path not in self._warned:
                     runner.logger.warning(f'Skipped the unlabeled image {path}: it cannot be read.')
         self._warned.update(skipped)
-        self._count += len(skipped)
-        if self._count:
-            runner.message_hub.update_scalar('train/unreadable_images', self._count)
+        if self._warned:
+            runner.message_hub.update_scalar('train/unreadable_images', len(self._warned))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
+from mmseg.models.utils import resize
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmsemi.models.branch import BranchOutput
 from mmsemi.registry import MODELS
@@ -22,7 +22,7 @@ class ProjectionHead(BaseModule):
         num_convs (int): Number of 3x3 Conv-BN-ReLU blocks. Defaults to 1.
         source (str): ``'decoder'``, the feature in front of the classifier, or ``'backbone'``. Defaults to 'decoder'.
         in_index (int): Which level of the backbone. Defaults to -1, the last.
-        downsample (int): Average-pool the feature by this factor first, so that graphs over embeddings stay affordable
+        downsample (int): Resize the feature to a side of 1 / this first, so that graphs over embeddings stay affordable
             on large crops. Defaults to 1.
         norm_cfg, act_cfg (dict): Layers of the blocks.
 
@@ -64,5 +64,7 @@ class ProjectionHead(BaseModule):
         """Embed the pixels of a branch's output: (B, out_channels, h, w)."""
         x = out.feature(self.source, self.in_index)
         if self.downsample > 1:
-            x = F.avg_pool2d(x, self.downsample, ceil_mode=True)
+            # As scores are resized, so that a pixel of the embedding lies where the class scores of its place lie.
+            size = [-(-side // self.downsample) for side in x.shape[2:]]
+            x = resize(x, size=size, mode='bilinear', align_corners=out.align_corners)
         return self.layers(x)

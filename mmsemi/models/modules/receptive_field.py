@@ -120,7 +120,7 @@ Field = tuple[Extent, Extent]
 
 @torch.no_grad()
 def receptive_fields(
-    network: Callable[[Tensor], Tensor], size: tuple[int, int], device: torch.device | str = 'cpu'
+    network: Callable[[Tensor], Tensor], size: tuple[int, int], device: torch.device | str = 'cpu', channels: int = 3
 ) -> Field:
     """Trace an image through ``network``, in evaluation mode, and add up what its layers see.
 
@@ -131,10 +131,11 @@ def receptive_fields(
     out of step, behind which they hold the exact ones.
 
     Args:
-        network (Callable): From an image (1, 3, H, W) to a feature (1, D, h, w), by torch functions.
+        network (Callable): From an image (1, channels, H, W) to a feature (1, D, h, w), by torch functions.
         size (tuple[int, int]): Height and width of the image; what resizing does depends on it.
         device (torch.device | str): Of the image. On 'meta', with the network there too, nothing is computed. Defaults
             to 'cpu'.
+        channels (int): Of the image. Defaults to 3.
 
     Returns:
         Field: The fields of the feature's locations.
@@ -142,7 +143,7 @@ def receptive_fields(
     Raises:
         ValueError: If a layer that is not known skips pixels.
     """
-    image = torch.zeros(1, 3, *size, device=device)
+    image = torch.zeros(1, channels, *size, device=device)
     image.seen = (Extent(), Extent())
     with _Tracer(size):
         feature = network(image)

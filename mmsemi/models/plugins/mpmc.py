@@ -6,10 +6,12 @@ https://arxiv.org/abs/2407.04036
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,6 +37,10 @@ class MPMC(Plugin):
     the head reads, computed from the network's own layers. The whole loss is ``L_l + L_l^M + alpha L_u + beta L_u^M``,
     times the method's own factors of its supervised and unsupervised terms.
 
+    The log tells ``sup.patch_f1``, how well the student's classifier knows the labeled patches (micro: over all patches
+    and classes of the batch together), and ``unsup.lambda_s``, the mean of lambda_s over the pixels whose pseudo-label
+    counts (over all, where none does).
+
     Source: Howlader et al., 2024, section 3.3. Where the paper is silent or contradicts itself, the choices are in
     configs/mpmc/README.md.
 
@@ -47,7 +53,8 @@ class MPMC(Plugin):
         raw (bool): Whether the feature itself is classified beside its averages. Defaults to True.
         channels (int): Width of the head's convolutions. Defaults to 32.
         gamma_pos, gamma_neg (float): Exponents of eq. 3. Default to 0 and 1.
-        labeled (bool): Learn patches of the labeled images, eq. 4. Defaults to True.
+        labeled (bool): Learn patches of the labeled images, eq. 4. Without it nothing tells the classifier what a class
+            is, which a warning says. Defaults to True.
         patch_consistency (bool): Learn patches of the unlabeled images, eq. 6. Defaults to True.
         pixel_weight (bool): Multiply the method's pseudo-labels by lambda_s, eq. 5. Defaults to True.
         confidence (str): What the softmax of lambda_m and lambda_s is taken of: 'logits', or 'probabilities' as
@@ -97,10 +104,21 @@ class MPMC(Plugin):
         self.patch_consistency = patch_consistency
         self.pixel_weight = pixel_weight
         self.confidence = confidence
+        # What reweight saw in this step.
+        self._pixel_weights: list[Tensor] = []
 
     def head_configs(self, student: Branch, crop: tuple[int, int]) -> dict[str, dict]:
         """The classifier, fitted to the feature at ``position``, whose receptive fields are found here."""
-        segmentor, planned = student.segmentor, student.dry_run(torch.empty(1, 3, *crop, device='meta'))
+        if not self.labeled:
+            print_log(
+                'MPMC: with labeled=False nothing teaches the classifier which classes a patch shows: lambda_s stays '
+                f'near 1 / {student.num_classes} for every class and only scales the unsupervised loss. Set '
+                'labeled=True, but for the ablation of table 6.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        image = torch.empty(1, student.in_channels, *crop, device='meta')
+        segmentor, planned = student.segmentor, student.dry_run(image)
         # Some decoders have no feature in front of a classifier.
         decoder = ['decoder'] if getattr(segmentor.decode_head, 'conv_seg', None) is not None else []
         stages = [f'stage{i + 1}' for i in range(len(planned.features))]
@@ -116,7 +134,9 @@ class MPMC(Plugin):
                 f"MPMC: there is no position='{self.position}' in {type(segmentor.backbone).__name__} and "
                 f'{type(segmentor.decode_head).__name__}, which have {", ".join([*stages, *decoder])}.'
             )
-        self.field = receptive_fields(lambda image: student.dry_run(image).feature(**seen), crop, 'meta')
+        self.field = receptive_fields(
+            lambda image: student.dry_run(image).feature(**seen), crop, 'meta', student.in_channels
+        )
         height, width = planned.feature(**seen).shape[2:]
         if max((*self.pools, 1)) > min(height, width):
             raise ValueError(
@@ -130,12 +150,13 @@ class MPMC(Plugin):
     # Labeled images
 
     def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
-        """Eq. 4 as a mean over the patches that show a labeled pixel."""
-        if not self.labeled:
-            return {}
+        """Eq. 4 as a mean over the patches that show a labeled pixel, and how well these are known."""
         logits = out.heads[_HEAD]
         targets, known = patch_targets(labels, logits.shape[1], self.field, logits.shape[2:])
-        return {'loss_patch': masked_mean(asymmetric_loss(logits, targets, *self.gamma), known)}
+        report = {'patch_f1': micro_f1(logits, targets, known)}
+        if not self.labeled:
+            return report
+        return {'loss_patch': masked_mean(asymmetric_loss(logits, targets, *self.gamma), known), **report}
 
     # Unlabeled images
 
@@ -143,7 +164,10 @@ class MPMC(Plugin):
         """Eq. 5: the weight of each pixel, times its patch's confidence in the pixel's class (lambda_s)."""
         if not self.pixel_weight:
             return pseudo
-        return pseudo.reweight(self.pixel_weights(pseudo.label, guide.heads[_HEAD]))
+        weight = self.pixel_weights(pseudo.label, guide.heads[_HEAD])
+        counted = pseudo.weight > 0
+        self._pixel_weights.append(masked_mean(weight, counted | ~counted.any()))
+        return pseudo.reweight(weight)
 
     @torch.no_grad()
     def pixel_weights(self, label: Tensor, logits: Tensor) -> Tensor:
@@ -164,9 +188,14 @@ class MPMC(Plugin):
         return (logits if self.confidence == 'logits' else logits.sigmoid()).softmax(1)
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
-        """Eq. 6 as a mean over the patches whose middle is no padding, averaged over the strong views."""
+        """Eq. 6 as a mean over the patches whose middle is no padding, averaged over the strong views; the mean of what
+        :meth:`reweight` did."""
+        report = {}
+        if self._pixel_weights:
+            report['lambda_s'] = torch.stack(self._pixel_weights).mean()
+            self._pixel_weights.clear()
         if not (self.patch_consistency and 'guide' in views):
-            return {}
+            return report
         logits = full_precision(views['guide'].heads[_HEAD].detach())
         prob, weight = logits.sigmoid(), self.patch_weights(logits)
         rows, columns = (
@@ -182,7 +211,7 @@ class MPMC(Plugin):
             patches = views[f'strong_{i}'].heads[_HEAD]
             loss = weighted_binary_cross_entropy(patches, coarse.images(prob), coarse.images(weight))
             terms.append(masked_mean(loss, own))
-        return {'loss_patch': self.beta * sum(terms) / len(terms)} if terms else {}
+        return {'loss_patch': self.beta * sum(terms) / len(terms), **report} if terms else report
 
 
 @torch.no_grad()
@@ -208,3 +237,21 @@ def patch_targets(labels: Tensor, num_classes: int, field: Field, size: Sequence
         count = F.pad(present.cumsum(axis, dtype=torch.int32), before)
         present = count.index_select(axis, end) > count.index_select(axis, first)
     return present, present.any(1)
+
+
+@torch.no_grad()
+def micro_f1(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    """F1 of a multi-label classifier that answers with the classes of probability above 1/2.
+
+    ``2 TP / (2 TP + FP + FN)``, counted over all known patches and all classes together.
+
+    Args:
+        logits (Tensor): Scores, of which the probability is the sigmoid, (B, C, h, w).
+        targets (Tensor): Which classes are present, bool, (B, C, h, w).
+        known (Tensor): Which patches count, bool, (B, h, w).
+
+    Returns:
+        Tensor: A scalar in [0, 1]; 0 where no known patch shows a class and none is claimed.
+    """
+    claimed, present = (logits > 0) & known[:, None], targets & known[:, None]
+    return 2 * (claimed & present).sum() / (claimed.sum() + present.sum()).clamp(min=1)

@@ -5,9 +5,11 @@ from .dssn import DSSN
 from .esl import ESL
 from .fixmatch import FixMatch, MeanTeacher
 from .mllc import MLLC
+from .prevmatch import PrevMatch
 from .semi_segmentor import SemiSegmentor, Supervised
 from .u2pl import U2PL
 from .unimatch import UniMatch
+from .unimatch_v2 import UniMatchV2
 
 __all__ = [
     'AEL',
@@ -18,8 +20,10 @@ __all__ = [
     'FixMatch',
     'MLLC',
     'MeanTeacher',
+    'PrevMatch',
     'SemiSegmentor',
     'Supervised',
     'U2PL',
     'UniMatch',
+    'UniMatchV2',
 ]

@@ -16,17 +16,12 @@ from torch import Tensor, nn
 from mmsemi.models.branch import BranchOutput
 from mmsemi.models.losses.pixel import pixel_cross_entropy
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
-from mmsemi.models.modules.correlation import (
-    SAMPLINGS,
-    pixel_propagation,
-    region_propagation,
-    sample_positions,
-    sampled_rows,
-)
+from mmsemi.models.modules.correlation import SAMPLINGS, pixel_propagation, sample_positions, sampled_rows
+from mmsemi.models.modules.regions import packed_shapes, region_propagation
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.models.state import DynamicThreshold
 from mmsemi.registry import MODELS
-from mmsemi.structures import Mix, PseudoLabel, Streams
+from mmsemi.structures import PseudoLabel, Streams
 
 from .fixmatch import FixMatch
 from .semi_segmentor import check_settings, head_losses
@@ -52,9 +47,13 @@ class CorrMatch(FixMatch):
         hard_weight, soft_weight, corr_weight (float): lambda_1, 2, 3 of eq. 12. Default to 0.5, 0.25 and 0.25.
         sup_corr_share (float): Share of L_s^c in the supervised loss, in [0, 1]. Defaults to 0.5.
         soft_loss (str): 'kl', 'cross_entropy' or 'cosine', table 10. Defaults to 'kl'.
+        mix_soft_target (bool): What the strong view's probabilities learn is mixed as that view is; the released code
+            compares them with the image's own weak view in the partner's box, too. Defaults to True.
         pixel_propagation (bool): Learn the propagated scores of eq. 5; without it there is no correlation head, no L^c,
             and no region propagation. Defaults to True.
         region_propagation (bool): Enlarge the strong view's labels, eq. 7 to 10. Defaults to True.
+        region_threshold (float, optional): What both shares of a shape are compared with, in [0, 1]. Defaults to tau.
+        region_cascade (bool): What a shape has written is confident for later ones. Not the paper's. Defaults to False.
         num_shapes (int): Rows of the correlation map that are sampled. Defaults to 128.
         sampling (str): 'random' or 'uniform', table 8. Defaults to 'random'.
         feature_dropout (float): Share of the channels that the perturbation drops, in [0, 1). Defaults to 0.5.
@@ -78,8 +77,11 @@ class CorrMatch(FixMatch):
         corr_weight: float = 0.25,
         sup_corr_share: float = 0.5,
         soft_loss: str = 'kl',
+        mix_soft_target: bool = True,
         pixel_propagation: bool = True,
         region_propagation: bool = True,
+        region_threshold: float | None = None,
+        region_cascade: bool = False,
         num_shapes: int = 128,
         sampling: str = 'random',
         feature_dropout: float = 0.5,
@@ -111,6 +113,7 @@ class CorrMatch(FixMatch):
             ('corr_weight', corr_weight, corr_weight >= 0, 'be 0 or more'),
             ('sup_corr_share', sup_corr_share, 0 <= sup_corr_share <= 1, 'lie in [0, 1]'),
             ('soft_loss', soft_loss, soft_loss in SOFT_LOSSES, f'be one of {", ".join(SOFT_LOSSES)}'),
+            ('region_threshold', (r := region_threshold), r is None or 0 <= r <= 1, 'lie in [0, 1] or be None'),
             ('num_shapes', num_shapes, num_shapes >= 1, 'be 1 or more'),
             ('sampling', sampling, sampling in SAMPLINGS, f'be one of {", ".join(SAMPLINGS)}'),
             ('feature_dropout', feature_dropout, 0 <= feature_dropout < 1, 'lie in [0, 1)'),
@@ -134,15 +137,18 @@ class CorrMatch(FixMatch):
         self.weights = {'hard': hard_weight, 'soft': soft_weight, 'corr': corr_weight}
         self.sup_corr_share = sup_corr_share
         self.soft_loss = soft_loss
+        self.mix_soft_target = mix_soft_target
         self.pixel_propagation = pixel_propagation
         self.region_propagation = region_propagation
+        self.region_threshold = region_threshold
+        self.region_cascade = region_cascade
         self.num_shapes = num_shapes
         self.sampling = sampling
         self.perturb = nn.Dropout2d(feature_dropout)
 
     def _check_positions(self, num_shapes: int) -> None:
         """Refuse more shapes than the map has positions."""
-        image = torch.empty(1, 3, *self.data_preprocessor.size, device='meta')
+        image = torch.empty(1, self.student.in_channels, *self.data_preprocessor.size, device='meta')
         height, width = self.student.dry_run(image).heads['correlation'].rows.shape[2:]
         if num_shapes > height * width:
             raise ValueError(
@@ -184,13 +190,14 @@ class CorrMatch(FixMatch):
         mixed = enlarged = mix.labels(pseudo)
         if self.region_propagation:
             # Shapes count confident pixels, whatever plugins think of them, and stay out of the partner's box.
-            enlarged = self.enlarge(views['weak'], mix.labels(plain), mix, valid)
+            enlarged = self.enlarge(mix.labels(plain), self.shapes(views['weak'], valid & ~mix.mask))
             own = self.reweight(enlarged, views['guide']).weight
             enlarged = replace(enlarged, weight=torch.where(mix.mask, mixed.weight, own))
 
         hard = pixel_cross_entropy(strong.logits, enlarged, valid)  # eq. 1
         perturbed = pixel_cross_entropy(views['perturbed_0'].logits, pseudo, streams.valid)
-        soft = soft_consistency(strong.logits, mix.images(logits), mixed.weight, valid, self.soft_loss)  # eq. 3
+        target = mix.images(logits) if self.mix_soft_target else logits
+        soft = soft_consistency(strong.logits, target, mixed.weight, valid, self.soft_loss)  # eq. 3
         losses = {
             'loss_hard': self.weights['hard'] * 0.5 * (hard + perturbed),
             'loss_soft': self.weights['soft'] * soft,
@@ -207,12 +214,16 @@ class CorrMatch(FixMatch):
         return {**losses, **report}
 
     @torch.no_grad()
-    def enlarge(self, weak: BranchOutput, mixed: PseudoLabel, mix: Mix, valid: Tensor) -> PseudoLabel:
-        """Region propagation, eq. 7 to 10, on mixed labels; an image's shapes stay out of its partner's box."""
+    def shapes(self, weak: BranchOutput, allowed: Tensor) -> Tensor:
+        """Sampled shapes of the weak view, eq. 7, where they may lie: uint8, (B, ceil(num_shapes / 8), H, W)."""
         correlation = weak.heads['correlation']
         positions = correlation.rows[0, 0].numel()
-        index = sample_positions(self.num_shapes, positions, self.sampling, valid.device)
-        rows = sampled_rows(correlation, index)
-        allowed = valid & ~mix.mask
-        tau = self.moving_threshold.value.mean()
-        return region_propagation(mixed, rows, allowed, tau, self.num_classes, weak.align_corners)
+        index = sample_positions(self.num_shapes, positions, self.sampling, allowed.device)
+        return packed_shapes(sampled_rows(correlation, index), allowed, weak.align_corners)
+
+    @torch.no_grad()
+    def enlarge(self, mixed: PseudoLabel, shapes: Tensor) -> PseudoLabel:
+        """Region propagation, eq. 8 to 10, on mixed labels."""
+        tau = self.region_threshold
+        tau = self.moving_threshold.value.mean() if tau is None else tau
+        return region_propagation(mixed, shapes, tau, self.num_classes, self.region_cascade)

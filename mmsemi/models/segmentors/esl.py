@@ -174,7 +174,7 @@ class ESL(SemiSegmentor):
             labeled_parts = self.observe_parts(views['guide_labeled'], truth, known, known)
             weak_parts = self.observe_parts(weak, label, valid, confident)
             # Eq. 9, where the strong view's pixels lie.
-            mix = Mix(coarse(streams.mix[0].mask))
+            mix = Mix(coarse(streams.mix[0].mask), streams.mix[0].partner)
             classes = torch.cat([truth, mix.maps(label)])
             parts = torch.cat([labeled_parts, mix.maps(weak_parts)])
             qualified = torch.cat([known, mix.maps(confident)])

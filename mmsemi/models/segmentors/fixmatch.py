@@ -9,12 +9,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmsemi.models.branch import BranchOutput, of_logits
+from mmsemi.models.losses.dice import dice_loss
 from mmsemi.models.losses.pixel import pixel_cross_entropy
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
-from mmsemi.structures import Streams
+from mmsemi.structures import PseudoLabel, Streams
 
 from .semi_segmentor import SemiSegmentor, check_settings
+
+_UNSUP_LOSSES = ('cross_entropy', 'dice')
 
 
 @MODELS.register_module()
@@ -27,20 +30,32 @@ class FixMatch(SemiSegmentor):
 
     Args:
         threshold (float): Least probability of a pseudo-label, in [0, 1]. Defaults to 0.95.
+        unsup_loss (str): How pseudo-labels are learned: 'cross_entropy', or 'dice' as UniMatch has it for medical
+            images. Defaults to 'cross_entropy'.
         **kwargs: Those of :class:`SemiSegmentor`.
 
     Raises:
-        ValueError: If ``threshold`` lies outside [0, 1], or there is no strong view.
+        ValueError: If ``threshold`` lies outside [0, 1], the method has no such loss, or there is no strong view.
     """
 
-    def __init__(self, threshold: float = 0.95, **kwargs) -> None:
+    unsup_losses = _UNSUP_LOSSES
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        # A method with unsupervised losses of its own names those it can take.
+        if 'unsupervised_loss' in vars(cls) and 'unsup_losses' not in vars(cls):
+            cls.unsup_losses = ('cross_entropy',)
+
+    def __init__(self, threshold: float = 0.95, unsup_loss: str = 'cross_entropy', **kwargs) -> None:
         super().__init__(**kwargs)
         check_settings(
             type(self).__name__,
             ('threshold', threshold, 0 <= threshold <= 1, 'lie in [0, 1]'),
+            ('unsup_loss', unsup_loss, unsup_loss in self.unsup_losses, f'be {" or ".join(self.unsup_losses)}'),
             ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n >= 1, 'be 1 or more'),
         )
         self.threshold = threshold
+        self.unsup_loss = unsup_loss
 
     def student_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """Labeled and weak views in one pass, the mixed strong views in another."""
@@ -48,14 +63,21 @@ class FixMatch(SemiSegmentor):
         return {**first, 'guide': first['weak'], **self.student.forward_together(**streams.strong_views())}
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
-        """Cross-entropy of each strong view to the guide's labels, averaged over the strong views."""
+        """The loss of each strong view to the guide's labels, averaged over the strong views."""
         pseudo = confident_labels(views['guide'].logits, self.threshold, streams.valid)
         pseudo = self.reweight(pseudo, views['guide'])
         terms = [
-            of_logits(pixel_cross_entropy, views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
+            self.pixel_loss(views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
             for i, mix in enumerate(streams.mix)
         ]
         return {'loss_strong': sum(terms) / len(terms), **self.describe(pseudo, streams)}
+
+    def pixel_loss(self, out: BranchOutput, pseudo: PseudoLabel, valid: Tensor) -> Tensor:
+        """What a view learns of labels (B, H, W), by ``unsup_loss``."""
+        if self.unsup_loss == 'dice':
+            # Its sums travel between ranks, which the backward pass must not do again.
+            return dice_loss(out.logits, pseudo, valid)
+        return of_logits(pixel_cross_entropy, out, pseudo, valid)
 
 
 @MODELS.register_module()

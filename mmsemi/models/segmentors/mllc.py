@@ -23,8 +23,7 @@ from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
 
 from .semi_segmentor import SemiSegmentor, check_settings
 
-_SMALLEST = 1e-8
-"""Probabilities below this count as this in a logarithm."""
+LABEL_RESOLUTIONS = ('crop', 'graph')
 
 
 @MODELS.register_module()
@@ -48,8 +47,11 @@ class MLLC(SemiSegmentor):
         dynamic_weight (bool): Weights of eq. 16; else 1. Defaults to True.
         prototype_momentum (float): beta of eq. 14, on the old value. Defaults to 0.99.
         graph_supervision (float): Weight of the graphs' cross-entropy to the ground truth of labeled images, which the
-            paper does not have: taught by pseudo-labels alone, f_C comes to agree with itself on the commonest class.
-            Defaults to 1.
+            paper does not have: from a random start, taught by pseudo-labels alone, f_C comes to agree with itself on
+            the commonest class. Defaults to 0.
+        label_resolution (str): ``'crop'``: pseudo-labels are the classifier's scores at the crop's resolution,
+            corrected by the graph's layers; ``'graph'``: the graph's layers alone, resized, as the paper writes it.
+            Defaults to 'crop'.
         **kwargs: Those of :class:`SemiSegmentor`.
 
     Raises:
@@ -70,7 +72,8 @@ class MLLC(SemiSegmentor):
         temperature: float = 0.1,
         dynamic_weight: bool = True,
         prototype_momentum: float = 0.99,
-        graph_supervision: float = 1.0,
+        graph_supervision: float = 0.0,
+        label_resolution: str = 'crop',
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -86,6 +89,12 @@ class MLLC(SemiSegmentor):
             ('intra_weight', intra_weight, 0 <= intra_weight <= 1, 'lie in [0, 1]'),
             ('temperature', temperature, temperature > 0, 'lie above 0'),
             ('graph_supervision', graph_supervision, graph_supervision >= 0, 'be 0 or more'),
+            (
+                'label_resolution',
+                label_resolution,
+                label_resolution in LABEL_RESOLUTIONS,
+                f'be one of {", ".join(LABEL_RESOLUTIONS)}',
+            ),
             ('data_preprocessor.num_strong', (n := self.data_preprocessor.num_strong), n == 1, 'be 1'),
         )
         self.threshold = threshold
@@ -96,6 +105,7 @@ class MLLC(SemiSegmentor):
         self.temperature = temperature
         self.dynamic_weight = dynamic_weight
         self.graph_supervision = graph_supervision
+        self.label_resolution = label_resolution
         self.prototypes = nn.ModuleList(
             Prototypes(self.num_classes, heads['embedding'].out_channels, prototype_momentum)
             for _ in range(heads['graph'].num_layers)
@@ -132,13 +142,14 @@ class MLLC(SemiSegmentor):
             :class:`GraphOutput`, and ``heads['nodes']``, which of its nodes count, (B, h, w).
         """
         sizes = [len(streams.labeled), len(unlabeled)]
-        out = branch(torch.cat([streams.labeled, unlabeled]))
+        out = branch(streams.labeled, unlabeled)
         features = out.heads['embedding']
         size = features.shape[2:]
-        prob = probabilities(resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners))
-        nodes = resize_labels(torch.cat([streams.labels != IGNORE_INDEX, valid]), size)
-        threshold = self.confidence_threshold(prob[sizes[0] :], nodes[sizes[0] :])
-        out.heads['graph'] = branch.heads['graph'](prob, features, threshold, nodes)
+        logits = resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners)
+        log_prob = full_precision(logits).log_softmax(1)
+        nodes = resize_labels(torch.cat([streams.labels != IGNORE_INDEX, valid]), size, out.align_corners)
+        threshold = self.confidence_threshold(log_prob[sizes[0] :].exp(), nodes[sizes[0] :])
+        out.heads['graph'] = branch.heads['graph'](log_prob, features, threshold, nodes, sizes)
         out.heads['nodes'] = nodes
         return tuple(out.split(sizes))
 
@@ -152,12 +163,12 @@ class MLLC(SemiSegmentor):
     def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
         """Eq. 2, and with ``graph_supervision`` the mean cross-entropy of the graph's layers to the same labels."""
         losses = super().supervised_loss(out, labels)
-        probs = out.heads['graph'].probs[1:]
-        if self.graph_supervision and probs:
+        layers = out.heads['graph'].log_probs[1:]
+        if self.graph_supervision and layers:
             nodes = out.heads['nodes']
-            labels = torch.where(nodes, resize_labels(labels, nodes.shape[1:]), 0)
-            truth = PseudoLabel(labels, nodes.to(out.coarse_logits.dtype))
-            terms = [_nll(prob.clamp(min=_SMALLEST).log(), truth, nodes) for prob in probs]
+            labels = torch.where(nodes, self.to_nodes(labels, out), 0)
+            truth = PseudoLabel(labels, nodes.to(layers[0].dtype))
+            terms = [_nll(log_prob, truth, nodes) for log_prob in layers]
             losses['loss_graph'] = self.graph_supervision * sum(terms) / len(terms)
         return losses
 
@@ -175,13 +186,27 @@ class MLLC(SemiSegmentor):
             **self.report(guide, label, streams),
         }
 
-    @staticmethod
     @torch.no_grad()
-    def corrected_labels(guide: BranchOutput) -> Tensor:
-        """The argmax of the sum over layers, below eq. 15, (B, H, W); without layers the classifier's own labels."""
-        probs = guide.heads['graph'].probs
-        total = sum(probs[1:] or probs)
-        return resize(total, size=guide.size, mode='bilinear', align_corners=guide.align_corners).argmax(1)
+    def corrected_labels(self, guide: BranchOutput) -> Tensor:
+        """The pseudo-labels (B, H, W) below eq. 15: the argmax of the sum over layers, or the classifier's without any.
+
+        The graph is coarser than the classifier: what the sum changes of the graph's input corrects the classifier's
+        scores at the crop's resolution. With ``label_resolution='graph'`` the sum itself is resized.
+        """
+        first, *layers = guide.heads['graph'].log_probs
+        if not layers:
+            return guide.logits.argmax(1)
+        total = torch.stack(layers).logsumexp(0)
+        resized = dict(size=guide.size, mode='bilinear', align_corners=guide.align_corners)
+        if self.label_resolution == 'graph':
+            return resize(total.exp(), **resized).argmax(1)
+        # Scores are log-probabilities but for a constant of the pixel, and the sum over layers their mean.
+        return (full_precision(guide.logits) + resize(total - first, **resized)).argmax(1)
+
+    @staticmethod
+    def to_nodes(maps: Tensor, out: BranchOutput) -> Tensor:
+        """Maps of a view (B, H, W) at the nodes of its graph, (B, h, w), each value from the pixel the node lies on."""
+        return resize_labels(maps, out.heads['nodes'].shape[1:], out.align_corners)
 
     @torch.no_grad()
     def report(self, guide: BranchOutput, label: Tensor, streams: Streams) -> dict[str, Tensor]:
@@ -198,14 +223,14 @@ class MLLC(SemiSegmentor):
     def observe(self, out: BranchOutput, labels: Tensor) -> None:
         """Eq. 13, for each layer; ``labels`` (B, H, W)."""
         nodes = out.heads['nodes']
-        labels = resize_labels(labels, nodes.shape[1:])
+        labels = self.to_nodes(labels, out)
         for prototypes, features in zip(self.prototypes, out.heads['graph'].features[1:], strict=True):
             prototypes.observe(features, labels, nodes)
 
     def slg_loss(self, out: BranchOutput, label: Tensor) -> Tensor:
         """Eq. 12, summed over layers, for the student's strong view and its pseudo-labels (B, H, W)."""
         nodes = out.heads['nodes']
-        labels, valid = resize_labels(label, nodes.shape[1:]).flatten(1), nodes.flatten(1)
+        labels, valid = self.to_nodes(label, out).flatten(1), nodes.flatten(1)
         loss = out.coarse_logits.new_zeros(())
         for prototypes, maps in zip(self.prototypes, out.heads['graph'].features[1:], strict=True):
             features = maps.flatten(2).transpose(1, 2)
@@ -227,10 +252,10 @@ class MLLC(SemiSegmentor):
             valid (Tensor): Where they count, (B, H, W).
         """
         nodes = out.heads['nodes']
-        coarse = PseudoLabel(*(resize_labels(maps, nodes.shape[1:]) for maps in (pseudo.label, pseudo.weight)))
+        coarse = PseudoLabel(self.to_nodes(pseudo.label, out), self.to_nodes(pseudo.weight, out))
         loss = _nll(full_precision(out.logits).log_softmax(1), pseudo, valid, self.dynamic_weight)
-        for prob in out.heads['graph'].probs[1:]:
-            loss = loss + _nll(prob.clamp(min=_SMALLEST).log(), coarse, nodes, self.dynamic_weight)
+        for log_prob in out.heads['graph'].log_probs[1:]:
+            loss = loss + _nll(log_prob, coarse, nodes, self.dynamic_weight)
         return loss
 
 

@@ -13,9 +13,10 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from mmsemi.models.branch import Branch, BranchOutput
+from mmsemi.models.frozen_encoder import encoded_once, is_frozen
 from mmsemi.models.pseudo_labels import label_accuracy
 from mmsemi.registry import MODELS
-from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
+from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Seen, Streams
 
 _PREDICTORS = ('student', 'teacher')
 
@@ -36,6 +37,9 @@ class SemiSegmentor(BaseSegmentor):
         unsup_weight (float): Factor of all unsupervised terms (lambda_unsup). Defaults to 1.
         unsup_start (float): Epochs in which that factor is 0. Defaults to 0.
         unsup_warmup (float): Epochs over which it then rises from (nearly) 0. Defaults to 0.
+        freeze_encoder (bool): The backbone does not learn, whatever its own config says. A frozen backbone, by this key
+            or its own (``frozen_stages``), runs in evaluation mode; student and teacher share it, and an image that
+            both see in a step is encoded once. Defaults to False.
         plugins (list[dict], optional): Configs of :class:`Plugin` that add losses to those of the method.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
@@ -59,6 +63,7 @@ class SemiSegmentor(BaseSegmentor):
         unsup_weight: float = 1.0,
         unsup_start: float = 0.0,
         unsup_warmup: float = 0.0,
+        freeze_encoder: bool = False,
         plugins: list[dict] | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -77,8 +82,14 @@ class SemiSegmentor(BaseSegmentor):
         self.unsup_warmup = unsup_warmup
         crop = self.data_preprocessor.size
         self.student = Branch(student, heads, crop)
+        encoder = self.student.segmentor.backbone
+        if freeze_encoder:
+            encoder.requires_grad_(False)
+        self.encoder_frozen = is_frozen(encoder)
         if self.has_teacher:
             self.teacher = Branch(student, heads, crop)
+            if self.encoder_frozen:
+                self.teacher.segmentor.backbone = encoder
         self.plugins = nn.ModuleList(MODELS.build(plugin) for plugin in plugins or ())
         for plugin in self.plugins:
             plugin_heads = plugin.head_configs(self.student, crop)
@@ -89,6 +100,9 @@ class SemiSegmentor(BaseSegmentor):
             self._copy_student()
         self.test_cfg = dict(test_cfg or {})
         self.predict_on = self.test_cfg.get('predict_on') or self.branches[-1]
+        # PseudoLabelHook asks for what a step saw.
+        self.watching = False
+        self.seen: Seen | None = None
         # Set by ProgressHook before each step, in epochs; a buffer, so that what depends on it needs no host number.
         self.register_buffer('epoch', torch.zeros(()))
         self._register_load_state_dict_pre_hook(self._accept_plain_checkpoint)
@@ -124,6 +138,22 @@ class SemiSegmentor(BaseSegmentor):
         """Number of score maps, as mmseg's test-time augmentation asks for it."""
         return self.student.segmentor.out_channels
 
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
+        """Which layer of the student's network a parameter belongs to, and how many there are, as mmpretrain asks for
+        learning rates that fall layer by layer; whatever is behind the backbone is in the last.
+
+        Raises:
+            ValueError: If the backbone does not tell its layers.
+        """
+        backbone = self.student.segmentor.backbone
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise ValueError(
+                f'optim_wrapper.constructor: {type(backbone).__name__} does not tell its layers (get_layer_depth), by '
+                'which learning rates could fall; take a backbone of mmpretrain that does, or set rates by name: '
+                "constructor='SemiOptimWrapperConstructor' with paramwise_cfg.custom_keys."
+            )
+        return backbone.get_layer_depth(param_name, 'student.segmentor.backbone.')
+
     def init_weights(self) -> None:
         """Initialise the student, and start the teacher as its copy."""
         if self.has_teacher:
@@ -136,8 +166,10 @@ class SemiSegmentor(BaseSegmentor):
         self.teacher.load_state_dict(self.student.state_dict())
 
     def train(self, mode: bool = True) -> SemiSegmentor:
-        """Set the mode of all parts but the teacher, which always predicts with its running statistics."""
+        """Set the mode of all parts but the teacher and a frozen encoder, which always are in evaluation mode."""
         super().train(mode)
+        if self.encoder_frozen:
+            self.student.segmentor.backbone.eval()
         if self.has_teacher:
             self.teacher.eval()
         return self
@@ -156,11 +188,14 @@ class SemiSegmentor(BaseSegmentor):
 
     def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
         """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
-        guides = self.guide_views(inputs)
-        if not self.guide_features:
-            guides = {name: out.without_features() for name, out in guides.items()}
-        streams = self.adapt_streams(inputs, guides)
-        views = {**self.student_views(streams), **guides}
+        branches = [getattr(self, name) for name in self.branches]
+        with encoded_once(branches if self.encoder_frozen and self.has_teacher else []):
+            guides = self.guide_views(inputs)
+            if not self.guide_features:
+                guides = {name: out.without_features() for name, out in guides.items()}
+            streams = self.adapt_streams(inputs, guides)
+            views = {**self.student_views(streams), **guides}
+        self.seen = Seen(streams) if self.watching else None
         supervised = self.supervised_loss(views['labeled'], streams.labels)
         unsupervised = self.unsupervised_loss(streams, views)
         for plugin in self.plugins:
@@ -168,6 +203,9 @@ class SemiSegmentor(BaseSegmentor):
         for plugin in self.plugins:
             supervised.update(plugin.supervised_loss(views['labeled'], streams.labels))
             unsupervised.update(plugin.unsupervised_loss(streams, views))
+        if self.seen:
+            shown = {name: out.logits for name, out in views.items() if name in ('guide', 'strong_0')}
+            self.seen.predictions = {name: logits.detach().argmax(1) for name, logits in shown.items()}
         return {
             **add_prefix(_weighted(supervised, self.sup_weight), 'sup'),
             **add_prefix(_weighted(unsupervised, self.unsup_factor()), 'unsup'),
@@ -240,6 +278,8 @@ class SemiSegmentor(BaseSegmentor):
         """What the log tells of pseudo-labels of the weak view: the share of pixels kept, and, where the unlabeled
         images come with ground truth for diagnosis, how many of all and of the kept labels are right.
         """
+        if self.seen and self.seen.pseudo is None:
+            self.seen.pseudo = pseudo
         kept = pseudo.weight > 0
         report = {'confident': (kept & streams.valid).sum() / streams.valid.sum().clamp(min=1)}
         if streams.unlabeled_gt is not None:
@@ -247,6 +287,11 @@ class SemiSegmentor(BaseSegmentor):
             report['accuracy'] = label_accuracy(pseudo.label, streams.unlabeled_gt, counted)
             report['accuracy_confident'] = label_accuracy(pseudo.label, streams.unlabeled_gt, counted & kept)
         return report
+
+    def show(self, **maps: Tensor) -> None:
+        """Let those who watch the step see maps of the weak view, (Bu, H, W), by name; else nothing."""
+        if self.seen:
+            self.seen.maps.update({name.replace('_', ' '): values.detach() for name, values in maps.items()})
 
     # Prediction: the predicting branch's segmentor does all of it
 

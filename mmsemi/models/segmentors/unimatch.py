@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmsemi.models.branch import BranchOutput, of_logits
-from mmsemi.models.losses.pixel import pixel_cross_entropy
+from mmsemi.models.branch import BranchOutput
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
 from mmsemi.structures import Streams
@@ -37,6 +36,8 @@ class UniMatch(FixMatch):
         ValueError: If a number is out of range.
     """
 
+    unsup_losses = FixMatch.unsup_losses
+
     def __init__(
         self,
         strong_weight: float = 0.25,
@@ -64,15 +65,14 @@ class UniMatch(FixMatch):
         return {**first, 'guide': first['weak'], **self.student.forward_together(**streams.strong_views())}
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
-        """Cross-entropy of the strong views and of the perturbed features to the labels of the weak view."""
+        """The loss of the strong views and of the perturbed features to the labels of the weak view."""
         pseudo = confident_labels(views['guide'].logits, self.threshold, streams.valid)
         pseudo = self.reweight(pseudo, views['guide'])
         losses = {
             f'loss_strong_{i}': self.strong_weight
-            * of_logits(pixel_cross_entropy, views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
+            * self.pixel_loss(views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
             for i, mix in enumerate(streams.mix)
         }
         if self.feature_weight:
-            perturbed = of_logits(pixel_cross_entropy, views['perturbed_0'], pseudo, streams.valid)
-            losses['loss_feature'] = self.feature_weight * perturbed
+            losses['loss_feature'] = self.feature_weight * self.pixel_loss(views['perturbed_0'], pseudo, streams.valid)
         return {**losses, **self.describe(pseudo, streams)}

@@ -1,7 +1,7 @@
-# As voc_blender.py, with a crop of 518, 37 patches of 14 pixels.
-_base_ = './voc_blender.py'
+# As cityscapes.py, with a crop of 798, 57 patches of 14 pixels.
+_base_ = './cityscapes.py'
 
-crop_size = (518, 518)
+crop_size = (798, 798)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadSegAnnotations'),

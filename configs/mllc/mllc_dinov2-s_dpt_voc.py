@@ -1,0 +1,9 @@
+# MLLC on UniMatch V2's network, data and schedule; choices for a ViT: configs/unimatch_v2/README.md.
+_base_ = ['../_base_/dinov2-s_dpt_voc.py', '../_base_/methods/mllc.py']
+network = _base_.network
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    student=network,
+    # Graphs at stride 7, 74 x 74 nodes: the decoder scores at stride 1.75.
+    heads=dict(embedding=dict(in_channels=64, downsample=4)),
+)

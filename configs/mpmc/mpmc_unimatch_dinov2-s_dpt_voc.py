@@ -1,0 +1,2 @@
+_base_ = '../unimatch/unimatch_dinov2-s_dpt_voc.py'
+model = dict(plugins=[dict(type='MPMC', norm_cfg=dict(type='SyncBN'))])

@@ -1,0 +1,3 @@
+# Windows that fit a crop of 64 (16 x 16 locations at stride 4).
+_base_ = '../unimatch_v2/unimatch_v2_r18_shapes.py'
+model = dict(plugins=[dict(type='MPMC', pools=(3, 7))])

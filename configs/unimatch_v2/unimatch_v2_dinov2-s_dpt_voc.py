@@ -1,0 +1,4 @@
+# PASCAL VOC 2012, labels drawn from the 1,464 finely annotated images; crop 518, 60 epochs, 4 + 4 images a GPU of 4.
+_base_ = ['../_base_/dinov2-s_dpt_voc.py', '../_base_/methods/unimatch_v2.py']
+network = _base_.network
+model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)

@@ -1,0 +1,44 @@
+"""Processes that end when the one that started them does, however that ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == 'linux' else None
+
+
+def start(command: Sequence[str], **kwargs: Any) -> subprocess.Popen:
+    """Start a process that gets SIGTERM when this one is gone, killed or not.
+
+    Elsewhere than on Linux it only ends where :func:`stop` is called.
+
+    Args:
+        command (Sequence[str]): What to run.
+        **kwargs: Those of ``subprocess.Popen``.
+    """
+    parent = os.getpid()
+
+    def follow() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it went in between
+            os._exit(1)
+
+    return subprocess.Popen(command, preexec_fn=follow if _libc else None, **kwargs)
+
+
+def stop(process: subprocess.Popen, patience: float) -> None:
+    """End a process: ask, wait ``patience`` seconds, kill."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

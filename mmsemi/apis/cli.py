@@ -1,0 +1,92 @@
+"""The console command ``mmsemi``: one word for each thing that a user does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .launch import quiet, run
+
+_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {}
+
+
+def command(name: str, summary: str) -> Callable:
+    """Register what ``mmsemi NAME`` does; it gets the arguments behind the name."""
+
+    def register(function: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+        _COMMANDS[name] = (summary, function)
+        return function
+
+    return register
+
+
+@command('init', 'look at folders of images and masks, write a config that trains')
+def init(arguments: list[str]) -> None:
+    """Read the command line and write the project."""
+    with quiet():
+        from .project import init_project, known
+
+    parser = argparse.ArgumentParser('mmsemi init', description='Write a project for your own images')
+    parser.add_argument('--images', required=True, help='folder of images; those without a mask are unlabeled')
+    parser.add_argument('--masks', required=True, help='folder of their masks, of the same names')
+    parser.add_argument('--unlabeled', help='folder of more images without masks')
+    parser.add_argument('--val-images', help='folder of images for validation')
+    parser.add_argument('--val-masks', help='folder of their masks')
+    parser.add_argument('--val', type=float, default=0.2, help='else the share of the labeled images kept for it: 0.2')
+    parser.add_argument('--classes', metavar='FILE|a,b,c', help='names of the classes; a file has one a line')
+    parser.add_argument('--method', help=f'default: mllc; there are {", ".join(known("methods"))}')
+    parser.add_argument('--network', help=f'default: by the machine; there are {", ".join(known("models"))}')
+    parser.add_argument('--gpu-memory', type=float, metavar='GIB', help="default: this machine's")
+    parser.add_argument('--out', required=True, help='folder to write')
+    init_project(**vars(parser.parse_args(arguments)))
+
+
+@command('predict', 'write masks for images that have none')
+def predict(arguments: list[str]) -> None:
+    """Read the command line and predict."""
+    parser = argparse.ArgumentParser('mmsemi predict', description='Write masks for images')
+    parser.add_argument('checkpoint', help='of mmsemi, or an exported one')
+    parser.add_argument('images', help='a folder, a list file, an image or a video')
+    parser.add_argument('out', help='folder to write: masks/, images.csv')
+    parser.add_argument('--overlay', action='store_true', dest='overlays', help='masks painted over the images, too')
+    parser.add_argument('--confidence', action='store_true', help="the probability of each pixel's class, too")
+    parser.add_argument('--threshold', type=float, help='pixels that are less probable get 255, for annotators')
+    parser.add_argument('--branch', choices=['student', 'teacher'], help='default: the teacher, if there is one')
+    parser.add_argument('--device', help='default: the GPU, if there is one')
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .predict import predict as predict_images
+    predict_images(**vars(args))
+
+
+@command('export', 'take the network out of a checkpoint, for plain mmseg')
+def export(arguments: list[str]) -> None:
+    """Read the command line and export."""
+    parser = argparse.ArgumentParser('mmsemi export', description='Export the segmentor of a checkpoint to plain mmseg')
+    parser.add_argument('checkpoint', help='checkpoint of mmsemi')
+    parser.add_argument('out', help='where to write, with or without .pth; the config lies beside it')
+    parser.add_argument('--branch', choices=['student', 'teacher'], help='default: the teacher, if there is one')
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .export import export as export_network
+    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch)
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    summaries = ''.join(f'  {name:<9}{summary}\n' for name, (summary, _) in _COMMANDS.items())
+    usage = f'usage: mmsemi COMMAND ...\n\n{summaries}\nmmsemi COMMAND --help tells the arguments of a command.'
+    name, *arguments = sys.argv[1:] or ['--help']
+    if name in ('-h', '--help'):
+        print(usage)
+        return
+    if name not in _COMMANDS:
+        print(f'error: there is no command {name}\n\n{usage}', file=sys.stderr)
+        sys.exit(2)
+    run(lambda: _COMMANDS[name][1](arguments))
+
+
+if __name__ == '__main__':
+    main()

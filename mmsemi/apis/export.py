@@ -1,0 +1,206 @@
+"""Take the segmentor out of a checkpoint of mmsemi: a checkpoint and a config that plain mmseg loads.
+
+    mmsemi export work_dirs/mllc_r50_voc/epoch_150.pth export/mllc --branch teacher
+
+writes ``export/mllc.pth`` and ``export/mllc.py`` for ``mmseg.apis.init_model``, where mmsemi need not be installed. The
+config carries the source of those parts that mmseg lacks, such as ``DeepLabV3PlusHead``.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope, Registry
+
+from mmsemi.engine import checkpoints
+from mmsemi.models.resizing import with_align_corners
+from mmsemi.registry import DATASETS, MODELS, TRANSFORMS
+from mmsemi.utils import register_all_modules
+
+from .launch import UsageError, quiet
+
+PREPROCESSOR_KEYS = ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr', 'pad_val', 'seg_pad_val', 'size_divisor', 'test_cfg')
+# The first statement, `_base_`, tells mmengine that this is a config of the classic kind: others may not define code.
+HEADER = """# Written by mmsemi's tools/model_converters/export_segmentor.py from {source}, branch {branch}.
+_base_ = []
+"""
+REGISTER = '''
+
+def _register_{name}():
+    """Add to mmseg's registry what this config names and mmseg lacks."""
+    source = {source}
+    exec(compile(source, 'exported {name}', 'exec'), {{'__name__': '{name}'}})
+
+
+_register_{name}()
+'''
+
+
+def read_checkpoint(path: str) -> tuple[dict, Config]:
+    """Read a checkpoint of mmsemi and the config it was trained with; nothing in it is executed."""
+    if not Path(path).is_file():
+        raise UsageError(f'The checkpoint {path} does not exist.')
+    checkpoint = checkpoints.read(path)
+    if not isinstance(checkpoint.get('state_dict'), dict):
+        raise UsageError(f'{path} is no checkpoint of mmsemi: it holds no weights.')
+    return checkpoint, checkpoints.read_config(checkpoint, path)
+
+
+def choose_branch(state: dict[str, torch.Tensor], branch: str | None) -> str:
+    """Check that ``branch`` is in a checkpoint; without one take the teacher, else the student."""
+    found = [name for name in ('teacher', 'student') if any(key.startswith(f'{name}.segmentor.') for key in state)]
+    if not found:
+        raise UsageError('The checkpoint is not one of mmsemi: it holds neither a student nor a teacher.')
+    if branch and branch not in found:
+        raise UsageError(f'The checkpoint holds no {branch}; it has a {" and a ".join(found)}.')
+    return branch or found[0]
+
+
+def segmentor_weights(state: dict[str, torch.Tensor], branch: str) -> dict[str, torch.Tensor]:
+    """The weights of one branch's segmentor, under mmseg's names."""
+    prefix = f'{branch}.segmentor.'
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def own_class(name: Any, registry: Registry) -> type | None:
+    """The class that a config's ``type`` names, if it is one of mmsemi."""
+    found = registry.get(name) if isinstance(name, str) else name
+    return found if getattr(found, '__module__', '').startswith('mmsemi.') else None
+
+
+def portable_source(cls: type) -> str | None:
+    """The source of the file of ``cls``, made to register in mmseg; None if it needs other parts of mmsemi."""
+    source = inspect.getsource(inspect.getmodule(cls))
+    source = source.replace('from mmsemi.registry import', 'from mmseg.registry import')
+    source = source.replace('.register_module()', '.register_module(force=True)')
+    needs_more = re.search(r'^\s*(from|import) +(mmsemi|\.)', source, re.MULTILINE)
+    return None if needs_more else source
+
+
+def nodes_with_type(node: Any) -> Iterator[dict]:
+    """Every dict below ``node``, itself included, that names a type."""
+    if isinstance(node, dict):
+        if 'type' in node:
+            yield node
+        for value in node.values():
+            yield from nodes_with_type(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from nodes_with_type(value)
+
+
+def plain_model(cfg: Config) -> tuple[dict, dict[str, str]]:
+    """The segmentor's config for mmseg, and the sources of the classes in it that mmseg lacks, by name."""
+    preprocessor = cfg.model.data_preprocessor.to_dict()
+    # As it was trained: plain mmseg does not know the crop.
+    model = with_align_corners(copy.deepcopy(cfg.model.student.to_dict()), preprocessor['size'])
+    model['backbone'].pop('with_cp', None)  # a matter of training, which not every backbone of mmseg knows
+    kept = {key: preprocessor[key] for key in PREPROCESSOR_KEYS if key in preprocessor}
+    model.update(pretrained=None, train_cfg=None, data_preprocessor={'type': 'SegDataPreProcessor', **kept})
+    sources = {}
+    for node in list(nodes_with_type(model)):
+        if node['type'] in ('SyncBN', 'MMSyncBN'):
+            node['type'] = 'BN'
+        # Neither losses nor where training started matter to a trained network.
+        if 'loss_decode' in node:
+            node['loss_decode'] = {'type': 'CrossEntropyLoss', 'avg_non_ignore': True}
+            node.pop('sampler', None)
+        if _starts_pretrained(node.get('init_cfg')):
+            node['init_cfg'] = None
+    for node in nodes_with_type(model):
+        if cls := own_class(node['type'], MODELS):
+            source = portable_source(cls)
+            if source is None:
+                raise UsageError(f'{cls.__name__} cannot be exported: {cls.__module__} needs other parts of mmsemi.')
+            node['type'] = cls.__name__
+            sources[cls.__name__] = source
+    return model, sources
+
+
+def _starts_pretrained(init_cfg: Any) -> bool:
+    parts = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    return any(isinstance(part, dict) and part.get('type') == 'Pretrained' for part in parts)
+
+
+def plain_pipeline(pipeline: list[dict]) -> list[dict]:
+    """The test pipeline with mmseg's transforms in place of ours, which only extend them."""
+    plain = copy.deepcopy(pipeline)
+    for step in plain:
+        if cls := own_class(step['type'], TRANSFORMS):
+            step['type'] = next(base.__name__ for base in cls.__mro__ if not base.__module__.startswith('mmsemi.'))
+    return plain
+
+
+def plain_test(cfg: Config, pipeline: list[dict]) -> tuple[dict, dict[str, str]]:
+    """Keys for testing with mmseg, and the data set's source if mmseg lacks it; none if that needs more of mmsemi."""
+    if 'test_dataloader' not in cfg:
+        return {}, {}
+    loader, sources = cfg.test_dataloader.to_dict(), {}
+    loader['dataset']['pipeline'] = pipeline
+    if cls := own_class(loader['dataset']['type'], DATASETS):
+        source = portable_source(cls)
+        if source is None:
+            return {}, {}
+        loader['dataset']['type'] = cls.__name__
+        sources[cls.__name__] = source
+    evaluator = cfg.test_evaluator
+    evaluator = evaluator.to_dict() if isinstance(evaluator, dict) else [metric.to_dict() for metric in evaluator]
+    return {'test_dataloader': loader, 'test_evaluator': evaluator, 'test_cfg': {'type': 'TestLoop'}}, sources
+
+
+def literal(source: str) -> str:
+    """``source`` as a Python literal that stays readable where it can."""
+    if "'''" in source or source.endswith('\\'):
+        return repr(source)
+    return f"r'''{source}'''"
+
+
+def export(checkpoint_path: str, out: Path, branch: str | None = None) -> None:
+    """Write ``out``.pth and ``out``.py.
+
+    Args:
+        checkpoint_path (str): Checkpoint of mmsemi.
+        out (Path): Where to write, without suffix.
+        branch (str, optional): 'student' or 'teacher'. Defaults to the teacher where there is one.
+
+    Raises:
+        UsageError: If the checkpoint has no such branch, or its network uses parts that cannot leave mmsemi.
+    """
+    with quiet():
+        register_all_modules(init_default_scope=False)
+    checkpoint, cfg = read_checkpoint(checkpoint_path)
+    branch = choose_branch(checkpoint['state_dict'], branch)
+    weights = segmentor_weights(checkpoint['state_dict'], branch)
+    model, sources = plain_model(cfg)
+    pipeline = plain_pipeline(cfg.get('test_pipeline') or cfg.test_dataloader.dataset.pipeline)
+    testing, dataset_sources = plain_test(cfg, pipeline)
+    keys = {'default_scope': 'mmseg', 'model': model, 'test_pipeline': pipeline, **testing}
+    imports = [name for name in cfg.get('custom_imports', {}).get('imports', []) if not name.startswith('mmsemi.')]
+    if imports:
+        keys['custom_imports'] = dict(cfg.custom_imports, imports=imports)
+
+    text = HEADER.format(source=Path(checkpoint_path).name, branch=branch)
+    for name, source in {**sources, **dataset_sources}.items():
+        text += REGISTER.format(name=name, source=literal(source))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    config_path, weights_path = Path(f'{out}.py'), Path(f'{out}.pth')
+    config_path.write_text(f'{text}\n{Config(keys).pretty_text}', encoding='utf-8')
+    meta = {'dataset_meta': checkpoint['meta'].get('dataset_meta'), 'epoch': checkpoint['meta'].get('epoch')}
+    checkpoints.write({'meta': meta, 'state_dict': weights}, weights_path)
+    _check(config_path, weights)
+    print(f'wrote the {branch} to {config_path} and {weights_path}, to be loaded with mmseg.apis.init_model')
+    if not testing:
+        print("they hold no test_dataloader: mmseg lacks this run's data set")
+
+
+def _check(config_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        network = MODELS.parent.build(Config.fromfile(config_path).model)
+    network.load_state_dict(weights)
