@@ -116,6 +116,80 @@ def test_fixmatch_equals_its_equation():
     assert torch.allclose(losses['unsup.confident'], (confidence >= 0.3)[streams.valid].float().mean())
 
 
+@pytest.mark.parametrize('method', ['FixMatch', 'MeanTeacher', 'AEL'])
+def test_several_strong_views_are_averaged(method):
+    settings = dict(threshold=0.0, preprocessor=dict(num_strong=2))
+    if method == 'AEL':
+        settings.update(adaptive_cutmix=False, copy_paste_prob=0.0, sampling_power=0.0)
+    model = tiny.build(method, **settings).eval()
+    both = tiny.streams(strong=2)
+    terms = []
+    for i in range(2):
+        one = dataclasses.replace(both, strong=both.strong[i : i + 1], mix=both.mix[i : i + 1])
+        terms.append(model.loss(one)['unsup.loss_strong'])
+    assert abs(terms[0] - terms[1]) > 1e-5
+    assert torch.allclose(model.loss(both)['unsup.loss_strong'], sum(terms) / 2, atol=1e-6)
+
+
+# Losses that learn pseudo-labels, by the method's name.
+TAUGHT = {
+    'FixMatch': ['loss_strong'],
+    'MeanTeacher': ['loss_strong'],
+    'UniMatch': ['loss_strong_0', 'loss_strong_1', 'loss_feature'],
+    'DSSN': ['loss_label_low', 'loss_label_high'],
+    'AEL': ['loss_strong'],
+    'U2PL': ['loss_pseudo'],
+}
+
+
+@pytest.mark.parametrize('method', TAUGHT)
+def test_what_a_plugin_says_of_a_pixel_scales_what_its_label_teaches_also_where_it_is_mixed_in(method):
+    losses = []
+    for half in (False, True):
+        model = tiny.build(method, **({} if method == 'U2PL' else dict(threshold=0.2)))
+        if method == 'AEL':
+            model.copy_paste_prob, model.sampling_power, model.adaptive_cutmix = 0.0, 0.0, False
+        # The first image's labels are doubted wholly, the second's not at all.
+        factor = torch.tensor([0.0 if half else 1.0, 1.0])[:, None, None]
+        model.reweight = lambda pseudo, guide, factor=factor: pseudo.reweight(factor.expand_as(pseudo.weight))
+        streams = tiny.streams_for(model)
+        # All of the second image is what it shows itself, all of the first is the second's.
+        for mix in streams.mix:
+            mix.mask[0], mix.mask[1] = False, False
+        torch.manual_seed(0)
+        whole = model.loss(streams)
+        for mix in streams.mix:
+            mix.mask[0], mix.mask[1] = True, True
+        torch.manual_seed(0)
+        losses.append((whole, model.loss(streams)))
+    (plain, exchanged), (doubted, doubted_and_exchanged) = losses
+    for name in TAUGHT[method]:
+        name = f'unsup.{name}'
+        assert 0 < doubted[name] < plain[name], 'the second image still teaches, the first does not'
+        assert 0 < doubted_and_exchanged[name] < exchanged[name]
+
+
+# The bounds of the methods' settings.
+BOUNDS = [
+    *((method, dict(threshold=value)) for method in ('FixMatch', 'UniMatch', 'AEL', 'U2PL') for value in (0.0, 1.0)),
+    ('FixMatch', dict(sup_weight=0, unsup_weight=0, unsup_start=0, unsup_warmup=0)),
+    ('UniMatch', dict(strong_weight=0, feature_weight=0, feature_dropout=0)),
+    ('DSSN', dict(threshold=1.0, class_ratio=1.0, contrast_weight=0, label_weight=0, loss_scale=0, feature_dropout=0)),
+    ('DSSN', dict(threshold=0.0, class_ratio=7.0, class_aware=False, contrast_levels=(), label_levels=())),
+    ('AEL', dict(min_area=0, region_stride=1, copy_paste_prob=0, paste_classes=1, paste_scale=(1, 1))),
+    ('AEL', dict(copy_paste_prob=1, sampling_power=0, confidence_power=0, labeled_weight=0, confidence_momentum=0)),
+    ('U2PL', dict(unreliable=0, pseudo_weight=0, confident=0, low_rank=1, high_rank=2, center_momentum=0)),
+    ('U2PL', dict(confident=1, low_rank=3, high_rank=4, queries=1, negatives=1, keys_per_step=6)),
+    ('U2PL', dict(queue_length=1, background_length=1, keys_per_step=1)),
+]
+
+
+@pytest.mark.parametrize('method, settings', BOUNDS, ids=str)
+def test_the_bounds_themselves_are_allowed_and_train(method, settings):
+    model = tiny.build(method, **settings).train()
+    assert all(value.isfinite() for value in model.loss(tiny.streams_for(model)).values())
+
+
 def test_unsupervised_terms_rise_with_the_warm_up():
     model = tiny.build('FixMatch', threshold=0.0, unsup_weight=2.0, unsup_warmup=4).eval()
     values = []

@@ -243,6 +243,14 @@ def test_without_contrast_there_is_no_head_no_queue_and_no_labeled_image_for_the
     assert 'unsup.loss_contrast' not in model.loss(tiny.streams(2, 3, mixed=False)) and seen == [3]
 
 
+def test_two_classes_have_no_ranks_and_need_none_without_contrast():
+    student = tiny.segmentor()
+    student['decode_head']['num_classes'] = 2
+    with pytest.raises(ValueError, match=r'model\.low_rank must lie between 1 and 1 with 2 classes, not 2'):
+        tiny.build('U2PL', student=student)
+    assert tiny.build('U2PL', student=student, contrast_weight=0).num_classes == 2
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [

@@ -96,6 +96,8 @@ class U2PL(SemiSegmentor):
         # Without contrast the representation would learn nothing.
         super().__init__(heads=heads if contrast_weight else None, **kwargs)
         classes, shortest = self.num_classes, min(queue_length, background_length)
+        # Ranks are the contrast's: two classes are enough without it.
+        ranked = not contrast_weight or 1 <= low_rank < classes
         check_settings(
             'U2PL',
             ('unreliable', unreliable, 0 <= unreliable < 1, 'lie in [0, 1)'),
@@ -103,7 +105,7 @@ class U2PL(SemiSegmentor):
             ('contrast_weight', contrast_weight, contrast_weight >= 0, 'be 0 or more'),
             ('threshold', threshold, 0 <= threshold <= 1, 'lie in [0, 1]'),
             ('confident', confident, confident is None or 0 <= confident <= 1, 'lie in [0, 1], or be None'),
-            ('low_rank', low_rank, 1 <= low_rank < classes, f'lie between 1 and {classes - 1} with {classes} classes'),
+            ('low_rank', low_rank, ranked, f'lie between 1 and {classes - 1} with {classes} classes'),
             ('high_rank', high_rank, high_rank > low_rank, f'lie above model.low_rank={low_rank}'),
             ('negatives_from', negatives_from, negatives_from in _KINDS, f'be one of {", ".join(_KINDS)}'),
             ('queries', queries, queries >= 1, 'be 1 or more'),
@@ -148,7 +150,9 @@ class U2PL(SemiSegmentor):
         label, entropy = guide.logits.argmax(1), prediction_entropy(guide.logits)
         reliable, sure, limit = self.partition(entropy, streams.valid)
         pseudo = self.reweight(PseudoLabel(label, reliable.to(entropy.dtype)), guide)
-        losses = {'loss_pseudo': self.pseudo_weight * self.pseudo_loss(views['strong_0'], pseudo, streams)}
+        mix = streams.mix[0]
+        pseudo_loss = self.pseudo_loss(views['strong_0'], mix.labels(pseudo), mix.maps(reliable))
+        losses = {'loss_pseudo': self.pseudo_weight * pseudo_loss}
         report = {**self.describe(pseudo, streams), 'threshold': limit}
         if self.contrast_weight:
             losses['loss_contrast'] = self.contrast_weight * self.contrast_loss(streams, views, label, reliable, sure)
@@ -177,12 +181,14 @@ class U2PL(SemiSegmentor):
         reliable = valid & (entropy < limit)
         return reliable, (reliable if self.confident is None else valid & (entropy <= lowest)), limit
 
-    def pseudo_loss(self, out: BranchOutput, pseudo: PseudoLabel, streams: Streams) -> Tensor:
-        """Mean cross-entropy over the kept pixels of the mixed view, divided by their share of all pixels."""
-        pseudo = streams.mix[0].labels(pseudo)
-        kept = (pseudo.weight > 0).sum().to(pseudo.weight.dtype)
+    def pseudo_loss(self, out: BranchOutput, pseudo: PseudoLabel, reliable: Tensor) -> Tensor:
+        """Mean cross-entropy over the reliable pixels of the mixed view, divided by their share of all pixels.
+
+        What a plugin takes from the weights is not given back.
+        """
+        kept = reliable.sum().to(pseudo.weight.dtype)
         all_reduce(kept, 'mean')
-        return of_logits(normalised_cross_entropy, out, pseudo, kept * kept / pseudo.weight.numel())
+        return of_logits(normalised_cross_entropy, out, pseudo, kept * kept / reliable.numel())
 
     # Contrast, section 3.3; all maps at the resolution of the representation
 
