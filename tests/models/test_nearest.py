@@ -70,6 +70,12 @@ def test_of_different_nodes_at_one_distance_those_that_come_first_are_neighbors(
     assert_nearest(signs.float(), 20)
 
 
+def test_neighbors_may_be_dissimilar():
+    """Pairs on the corners of a simplex: one neighbour is alike, all others equally far. 127 nodes fill no groups."""
+    corners = torch.eye(64) - 1 / 64  # exact in any precision
+    assert_nearest(corners.repeat(2, 1)[None, :127], 3)
+
+
 def test_nodes_without_length_are_equal_to_each_other():
     assert_nearest(torch.zeros(1, 50, 4), 6, ordered=True)
 
