@@ -75,7 +75,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     'corrmatch': {
         'momentum': None, 'threshold': 0.85, 'dynamic_threshold': True, 'threshold_momentum': 0.999, 'hard_weight': 0.5,
         'soft_weight': 0.25, 'corr_weight': 0.25, 'sup_corr_share': 0.5, 'soft_loss': 'kl', 'num_shapes': 128,
-        'sampling': 'random', 'feature_dropout': 0.5, 'heads.correlation.source': 'backbone', **HALVES,
+        'sampling': 'random', 'feature_dropout': 0.5, 'heads.correlation.source': 'backbone', 'region_threshold': None,
+        'region_cascade': False, 'mix_soft_target': True, **HALVES,
     },
     'dssn': {
         'momentum': 0.996, 'threshold': 0.92, 'class_ratio': 0.96, 'contrast_weight': 0.01, 'label_weight': 0.25,
@@ -112,7 +113,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ON_CITYSCAPES: dict[str, dict[str, Any]] = {
     'unimatch': {'threshold': 0.0},
-    'corrmatch': {'threshold': 0.0, 'dynamic_threshold': False},
+    'corrmatch': {'threshold': 0.0, 'dynamic_threshold': False, 'region_threshold': 0.85},
     'u2pl': {'unsup_warmup': 1, 'student.auxiliary_head.loss_decode.loss_weight': 0.4},
 }
 

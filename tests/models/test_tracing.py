@@ -11,6 +11,7 @@ from torch import nn
 
 import mmsemi.models
 from mmsemi import structures
+from mmsemi.models.branch import BranchOutput
 from mmsemi.models.heads.patch_classifier import average
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.info_nce import info_nce
@@ -24,6 +25,7 @@ from mmsemi.models.losses.pixel import (
     pixel_cross_entropy,
     soft_cross_entropy,
 )
+from mmsemi.models.losses.recomputed import at_full_resolution
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
 from mmsemi.models.modules.correlation import Correlation, pixel_propagation, sample_positions, sampled_rows
 from mmsemi.models.modules.graph_ops import (
@@ -80,7 +82,8 @@ CASES = [
     partial(normalised_cross_entropy, LOGITS, PSEUDO, WEIGHT.sum()),
     partial(masked_mean, WEIGHT, VALID),
     partial(logit_distance, LOGITS, OTHER, VALID),
-    *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
+    *(partial(soft_consistency, LOGITS, OTHER.softmax(1), WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
+    partial(at_full_resolution, pixel_cross_entropy, BranchOutput((), LOGITS[:, :, ::2], (H, W)), PSEUDO, VALID),
     partial(PixelCrossEntropyLoss(class_weight=[1.0, 2.0, 1.0, 0.5]), LOGITS, LABEL, WEIGHT),
     partial(OhemCrossEntropyLoss(0.7, 20), LOGITS, LABEL),
     partial(intra_image_contrast, NODES, NODE_LABEL, C, NODE_VALID),

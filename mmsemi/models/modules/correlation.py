@@ -1,8 +1,8 @@
 """Correlation maps of CorrMatch: how alike the positions of an image are, and what that spreads.
 
 A map has n x n entries, C = softmax(w_1^T w_2 / sqrt(D)), and each row sums to 1. Pixel propagation runs through it in
-blocks of rows and keeps none of them; region propagation (regions.py) is given the sampled rows alone. All of it computes
-in float32 (float64 if given float64) whatever autocast says.
+blocks of rows and keeps none of them; region propagation (regions.py) is given the sampled rows alone. All of it
+computes in float32 (float64 if given float64) whatever autocast says.
 
 Source: CorrMatch, Sun et al., 2024 (arXiv:2306.04300), section 3.2 and 3.3.
 """
