@@ -82,7 +82,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     'corrmatch': {
         'momentum': None, 'threshold': 0.85, 'dynamic_threshold': True, 'threshold_momentum': 0.999, 'hard_weight': 0.5,
         'soft_weight': 0.25, 'corr_weight': 0.25, 'sup_corr_share': 0.5, 'soft_loss': 'kl', 'num_shapes': 128,
-        'sampling': 'random', 'feature_dropout': 0.5, 'heads.correlation.source': 'backbone', **HALVES,
+        'sampling': 'random', 'feature_dropout': 0.5, 'heads.correlation.source': 'backbone', 'region_threshold': None,
+        'region_cascade': False, 'mix_soft_target': True, **HALVES,
     },
     'dssn': {
         'momentum': 0.996, 'threshold': 0.92, 'class_ratio': 0.96, 'contrast_weight': 0.01, 'label_weight': 0.25,

@@ -67,7 +67,8 @@ class Step:
 
     def view(self, name: str) -> BranchOutput:
         out = output(self.logits[name])
-        out.heads['propagated'] = self.logits.get(f'corr_{name}')
+        if f'corr_{name}' in self.logits:
+            out.heads['propagated'] = output(self.logits[f'corr_{name}'])
         return out
 
     def note(self, mixed: PseudoLabel, enlarged: PseudoLabel) -> PseudoLabel:

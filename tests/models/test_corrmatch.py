@@ -17,27 +17,32 @@ SIZE, TAU = 32, 0.5
 OS8 = dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 
 
-def streams() -> Streams:
-    """One labeled and two unlabeled crops; maps of 4 x 4."""
+def streams(size: int = SIZE) -> Streams:
+    """One labeled and two unlabeled crops; maps of 4 x 4, of a crop of 33 of 5 x 5."""
     generator = torch.Generator().manual_seed(3)
-    draw = lambda n: torch.randn(n, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)  # noqa: E731
-    labels = torch.randint(0, tiny.NUM_CLASSES, (1, SIZE, SIZE), generator=generator)
+    draw = lambda n: torch.randn(n, 3, size, size, generator=generator, dtype=torch.float64)  # noqa: E731
+    labels = torch.randint(0, tiny.NUM_CLASSES, (1, size, size), generator=generator)
     labels[:, :3] = 255
-    valid = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
+    valid = torch.ones(2, size, size, dtype=torch.bool)
     valid[0, 26:] = False
-    mask = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
+    mask = torch.zeros(2, size, size, dtype=torch.bool)
     mask[0, 4:12, 4:20] = True
     weak = draw(2)
     return Streams(draw(1), labels, weak, (weak + 0.3 * draw(2),), valid, (Mix(mask),))
 
 
-def build(**kwargs):
-    """A model in evaluation mode, whose predictions are of several classes, some of them confident."""
+def build(size: int = SIZE, **kwargs):
+    """A model in evaluation mode, whose predictions are of several classes, some of them confident.
+
+    Corners are aligned where the crop is made for it: 8 k + 1.
+    """
     kwargs = dict(threshold=TAU, num_shapes=12, sampling='uniform', feature_dropout=0.0) | kwargs
     student = tiny.segmentor()
     student['backbone'].update(OS8)
+    student['decode_head']['align_corners'] = size % 8 == 1
+    kwargs = dict(preprocessor=dict(size=(size, size))) | kwargs
     model = tiny.build('CorrMatch', student=student, **kwargs).double()
-    views = streams()
+    views = streams(size)
     with torch.no_grad():
         # One pass, and running statistics are those of the batch.
         for module in model.modules():
@@ -58,17 +63,21 @@ def build(**kwargs):
 def literal_z(out):
     """Eq. 4 and 5 for every image, at the crop's resolution."""
     rows, columns = out.heads['correlation'].rows, out.heads['correlation'].columns
-    coarse = F.interpolate(out.coarse_logits.detach(), size=rows.shape[2:], mode='bilinear')
+    how = dict(mode='bilinear', align_corners=out.size[0] % 8 == 1)
+    coarse = F.interpolate(out.coarse_logits.detach(), size=rows.shape[2:], **how)
     z = [
         oracle.eq5(s.flatten(1), oracle.eq4(a.flatten(1), b.flatten(1))).view_as(s)
         for s, a, b in zip(coarse, rows, columns, strict=True)
     ]
-    return F.interpolate(torch.stack(z), size=out.size, mode='bilinear')
+    return F.interpolate(torch.stack(z), size=out.size, **how)
 
 
-def literal_step(model, views, kind='kl'):
-    """Every term of the loss, eq. 1 to 12 and algorithm 1."""
-    mask, valid = views.mix[0].mask, views.valid
+def literal_step(model, views, kind='kl', tau=TAU, cascade=False, mixed_target=True, weigh=lambda label: 1.0):
+    """Every term of the loss, eq. 1 to 12 and algorithm 1.
+
+    ``tau`` is that of regions, ``weigh`` what a plugin makes of each image's own labels.
+    """
+    mask, valid, size = views.mix[0].mask, views.valid, views.valid.shape[1:]
     mix = lambda x: torch.where(mask if x.dim() == 3 else mask[:, None], x.flip(0), x)  # noqa: E731
     nll = lambda logits, label: F.cross_entropy(logits, label, reduction='none', ignore_index=255)  # noqa: E731
     labeled, weak = model.student(views.labeled), model.student(views.weak)
@@ -85,40 +94,52 @@ def literal_step(model, views, kind='kl'):
         shapes = []
         for j in range(model.num_shapes):
             c = C_map[int((j + 0.5) * n / model.num_shapes)].view(features.rows.shape[2:])
-            shapes.append(oracle.eq7(c, (SIZE, SIZE)) & ~mask[b] & mixed_valid[b])
-        region_label[b], region_M[b], used = oracle.algorithm1(shapes, TAU, mixed_M[b], mixed_label[b])
+            shapes.append(oracle.eq7(c, size, size[0] % 8 == 1) & ~mask[b] & mixed_valid[b])
+        region_label[b], region_M[b], used = oracle.algorithm1(shapes, tau, mixed_M[b], mixed_label[b], cascade)
         accepted += len(used)
 
+    weight = weigh(label) * torch.ones_like(confidence)
+    mixed_weight, region_weight = mix(weight), torch.where(mask, mix(weight), weigh(region_label))
+    target = mix(weak.logits) if mixed_target else weak.logits
     terms = {
-        'hard_strong': oracle.eq1(nll(strong.logits, region_label), region_M, mixed_valid),
-        'hard_weak': oracle.eq1(nll(weak.logits, label), M, valid),
-        'soft': oracle.eq1(oracle.eq3(strong.logits, mix(weak.logits), kind), mixed_M, mixed_valid),
-        'corr_strong': oracle.eq1(nll(literal_z(strong), region_label), region_M, mixed_valid),
-        'corr_weak': oracle.eq1(nll(literal_z(weak), label), M, valid),
+        'hard_strong': oracle.eq1(nll(strong.logits, region_label) * region_weight, region_M, mixed_valid),
+        'hard_weak': oracle.eq1(nll(weak.logits, label) * weight, M, valid),
+        'soft': oracle.eq1(oracle.eq3(strong.logits, target, kind) * mixed_weight, mixed_M, mixed_valid),
+        'corr_strong': oracle.eq1(nll(literal_z(strong), region_label) * region_weight, region_M, mixed_valid),
+        'corr_weak': oracle.eq1(nll(literal_z(weak), label) * weight, M, valid),
         'sup': F.cross_entropy(labeled.logits, views.labels, ignore_index=255),
         'sup_corr': F.cross_entropy(literal_z(labeled), views.labels, ignore_index=255),
     }
     return terms, (region_label != mixed_label).sum(), region_M & ~mixed_M, accepted
 
 
-@pytest.mark.parametrize('kind', SOFT_LOSSES)
-def test_the_losses_equal_the_equations(kind):
-    model, views = build(soft_loss=kind), streams()
-    losses = model.loss(views)
-    with torch.no_grad():
-        terms, relabeled, enlarged, accepted = literal_step(model, views, kind)
-    assert relabeled and enlarged.any() and 0 < accepted < 24, 'the case must accept some shapes'
-    # Without dropout, the perturbed view is the weak one. L = (L_s + L_u) / 2.
-    expected = {
+def expected_losses(terms):
+    """L = (L_s + L_u) / 2; without dropout, the perturbed view is the weak one."""
+    return {
         'sup.loss_ce': terms['sup'] / 4,
         'sup.corr.loss_ce': terms['sup_corr'] / 4,
         'unsup.loss_hard': 0.5 * (terms['hard_strong'] + terms['hard_weak']) / 2 / 2,
         'unsup.loss_soft': 0.25 * terms['soft'] / 2,
         'unsup.loss_corr': 0.25 * (terms['corr_strong'] + terms['corr_weak']) / 2 / 2,
     }
+
+
+def check_losses(losses, terms):
+    expected = expected_losses(terms)
     assert {name for name in losses if 'loss' in name} == set(expected)
     for name, value in expected.items():
         assert torch.allclose(losses[name], value, atol=1e-10), name
+
+
+@pytest.mark.parametrize('size', [32, 33], ids=['corners as they are', 'aligned corners'])
+@pytest.mark.parametrize('kind', SOFT_LOSSES)
+def test_the_losses_equal_the_equations(kind, size):
+    model, views = build(size, soft_loss=kind), streams(size)
+    losses = model.loss(views)
+    with torch.no_grad():
+        terms, relabeled, enlarged, accepted = literal_step(model, views, kind)
+    assert relabeled and enlarged.any() and 0 < accepted < 24, 'the case must accept some shapes'
+    check_losses(losses, terms)
     counted = torch.where(views.mix[0].mask, views.valid.flip(0), views.valid)
     gained = (enlarged & counted).sum() / counted.sum()
     weak = model.student(views.weak).logits.softmax(1).max(1).values
@@ -161,6 +182,9 @@ def test_the_gradients_equal_the_equations():
         dict(soft_loss='cosine'),
         dict(region_propagation=False),
         dict(region_propagation=False, pixel_propagation=False),
+        dict(region_threshold=0.9),
+        dict(region_cascade=True),
+        dict(mix_soft_target=False),
         dict(num_shapes=3),
         dict(sampling='random', num_shapes=4),
     ],
@@ -169,6 +193,55 @@ def test_the_gradients_equal_the_equations():
 def test_every_switch_of_the_ablations_changes_the_loss(switch):
     a, b = build().loss(streams()), build(**switch).loss(streams())
     assert any(name not in b or not torch.equal(a[name], b[name]) for name in a if 'loss' in name)
+
+
+@pytest.mark.parametrize(
+    'switch, literal',
+    [
+        (dict(region_threshold=0.8), dict(tau=0.8)),
+        (dict(region_threshold=0.0), dict(tau=0.0)),
+        (dict(region_cascade=True), dict(cascade=True)),
+        (dict(mix_soft_target=False), dict(mixed_target=False)),
+    ],
+    ids=str,
+)
+def test_what_the_paper_leaves_open_is_a_key(switch, literal):
+    model, views = build(**switch), streams()
+    with torch.no_grad():
+        terms, usual = literal_step(model, views, **literal)[0], literal_step(model, views)[0]
+    check_losses(model.loss(views), terms)
+    assert any(terms[name] != usual[name] for name in terms), 'the key must matter'
+
+
+class Weighing(torch.nn.Module):
+    """A plugin that weighs a label by its class and place, and does nothing else."""
+
+    unsup_scale = 1.0
+
+    def weights(self, label):
+        place = torch.arange(label[0].numel(), dtype=torch.float64).view(label.shape[1:])
+        image = torch.arange(len(label))[:, None, None]
+        return 0.2 + 0.2 * label + (place % 7) / 7 + image
+
+    def reweight(self, pseudo, guide):
+        return pseudo.reweight(self.weights(pseudo.label))
+
+    def supervised_loss(self, out, labels):
+        return {}
+
+    def unsupervised_loss(self, streams, views):
+        return {}
+
+
+@pytest.mark.parametrize('region_propagation', [True, False])
+def test_a_plugins_weight_reaches_every_term(region_propagation):
+    """In the partner's box it is the partner's, elsewhere that of the label that region propagation left."""
+    model, views, plugin = build(region_propagation=region_propagation), streams(), Weighing()
+    model.plugins.append(plugin)
+    with torch.no_grad():
+        terms, relabeled, *_ = literal_step(model, views, weigh=plugin.weights, tau=TAU if region_propagation else 1.0)
+    assert bool(relabeled) == region_propagation
+    check_losses(model.loss(views), terms)
 
 
 def test_random_rows_change_with_the_seed_and_uniform_ones_do_not():
@@ -239,7 +312,8 @@ def test_soft_consistency_equals_eq3_and_teaches_one_side(kind):
     torch.manual_seed(0)
     strong, weak = (torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight, valid = (torch.rand(2, 3, 5) > 0.4).double(), torch.rand(2, 3, 5) > 0.2
-    ours = soft_consistency(strong, weak, weight, valid, kind)
+    prob = weak.softmax(1)
+    ours = soft_consistency(strong, prob, weight, valid, kind)
     literal = oracle.eq1(oracle.eq3(strong, weak.detach(), kind), weight > 0, valid)
     assert torch.allclose(ours, literal, atol=1e-10)
     gradients = [torch.autograd.grad(loss, strong, retain_graph=True)[0] for loss in (ours, literal)]
@@ -247,9 +321,28 @@ def test_soft_consistency_equals_eq3_and_teaches_one_side(kind):
     assert torch.autograd.grad(ours, weak, allow_unused=True) == (None,)
     torch._dynamo.reset()
     traced = torch.compile(soft_consistency, backend='eager', fullgraph=True)
-    assert torch.equal(traced(strong, weak, weight, valid, kind), ours)
-    extreme = 200 * torch.eye(4, dtype=torch.float64).view(1, 4, 2, 2)
-    assert soft_consistency(extreme, extreme.flip(1), torch.ones(1, 2, 2), kind=kind).isfinite()
+    assert torch.equal(traced(strong, prob, weight, valid, kind), ours)
+    sure = torch.eye(4, dtype=torch.float64).view(1, 4, 2, 2)
+    loss = soft_consistency((200 * sure).requires_grad_(), sure.flip(1), torch.ones(1, 2, 2), kind=kind)
+    assert loss.isfinite() and loss > 0
+
+
+def test_nothing_of_the_crops_size_is_kept_for_the_backward_pass_but_labels():
+    """The base's supervised loss keeps its log-probabilities; no unlabeled view and no propagated score does."""
+    model, views, saved = build(), streams(), []
+    student_views = model.student_views(views)
+    model.student_views = lambda streams: student_views
+
+    def pack(x):
+        saved.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        losses = model.loss(views)
+    maps = {x.data_ptr() for x in saved if x.shape[-2:] == (SIZE, SIZE) and x.ndim == 4 and x.is_floating_point()}
+    assert len(maps) == 1
+    total, _ = model.parse_losses(losses)
+    assert torch.autograd.grad(total, student_views['strong_0'].coarse_logits)[0].abs().sum() > 0
 
 
 # The threshold, eq. 2, 11, 13 and 14

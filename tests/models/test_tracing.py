@@ -29,6 +29,7 @@ from mmsemi.models.losses.pixel import (
     pixel_cross_entropy,
     soft_cross_entropy,
 )
+from mmsemi.models.losses.recomputed import at_full_resolution
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
 from mmsemi.models.modules.channel_dropout import ComplementaryDropout, channel_masks, complementary_masks
 from mmsemi.models.modules.correlation import Correlation, pixel_propagation, sample_positions, sampled_rows
@@ -94,7 +95,8 @@ CASES = [
     partial(masked_mean, WEIGHT, VALID),
     partial(of_logits, masked_mean, BranchOutput((), WEIGHT[:, None], (9, 9))),
     partial(logit_distance, LOGITS, OTHER, VALID),
-    *(partial(soft_consistency, LOGITS, OTHER, WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
+    *(partial(soft_consistency, LOGITS, OTHER.softmax(1), WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
+    partial(at_full_resolution, pixel_cross_entropy, BranchOutput((), LOGITS[:, :, ::2], (H, W)), PSEUDO, VALID),
     partial(PixelCrossEntropyLoss(class_weight=[1.0, 2.0, 1.0, 0.5]), LOGITS, LABEL, WEIGHT),
     partial(OhemCrossEntropyLoss(0.7, 0.3), LOGITS, LABEL),
     partial(intra_image_contrast, NODES, NODE_LABEL, C, NODE_VALID),

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from mmsemi.models.branch import BranchOutput
 from mmsemi.models.losses.pixel import pixel_cross_entropy
+from mmsemi.models.losses.recomputed import at_full_resolution
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
 from mmsemi.models.modules.correlation import SAMPLINGS, pixel_propagation, sample_positions, sampled_rows
 from mmsemi.models.modules.regions import packed_shapes, region_propagation
+from mmsemi.models.precision import probabilities
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.models.state import DynamicThreshold
 from mmsemi.registry import MODELS
@@ -161,19 +163,20 @@ class CorrMatch(FixMatch):
         first = self.student.forward_perturbed(self.perturb, 1, labeled=streams.labeled, weak=streams.weak)
         return {**first, 'guide': first['weak'], **self.student.forward_together(**streams.strong_views())}
 
-    def propagated(self, out: BranchOutput) -> Tensor:
-        """z of eq. 5, at the crop's resolution: (B, C, H, W)."""
+    def propagated(self, out: BranchOutput) -> BranchOutput:
+        """z of eq. 5 in place of the scores, (B, C, h, w)."""
         correlation = out.heads['correlation']
         how = dict(mode='bilinear', align_corners=out.align_corners)
         scores = resize(out.coarse_logits.detach(), size=correlation.rows.shape[2:], **how)
-        return resize(pixel_propagation(scores, correlation), size=out.size, **how)
+        return BranchOutput((), pixel_propagation(scores, correlation), out.size, out.align_corners)
 
     def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
         """L_s: the heads' losses and those of the propagated scores."""
         losses = super().supervised_loss(out, labels)
         if not self.pixel_propagation:
             return losses
-        corr = head_losses(self.student.segmentor.decode_head, self.propagated(out), labels)
+        head = self.student.segmentor.decode_head
+        corr = at_full_resolution(lambda z: head_losses(head, z, labels), self.propagated(out))
         share = self.sup_corr_share
         return {
             **{name: (1 - share) * value for name, value in losses.items()},
@@ -182,29 +185,31 @@ class CorrMatch(FixMatch):
 
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """L_u, eq. 12."""
-        logits, mix, strong = views['guide'].logits.detach(), streams.mix[0], views['strong_0']
+        mix, strong, guide = streams.mix[0], views['strong_0'], views['guide']
+        logits = replace(guide, coarse_logits=guide.coarse_logits.detach()).logits
         self.moving_threshold.observe(logits, streams.valid)
         valid = mix.maps(streams.valid)
         plain = confident_labels(logits, self.moving_threshold.limits(), streams.valid)  # eq. 2
-        pseudo = self.reweight(plain, views['guide'])
+        pseudo = self.reweight(plain, guide)
         mixed = enlarged = mix.labels(pseudo)
         if self.region_propagation:
             # Shapes count confident pixels, whatever plugins think of them, and stay out of the partner's box.
             enlarged = self.enlarge(mix.labels(plain), self.shapes(views['weak'], valid & ~mix.mask))
-            own = self.reweight(enlarged, views['guide']).weight
+            own = self.reweight(enlarged, guide).weight
             enlarged = replace(enlarged, weight=torch.where(mix.mask, mixed.weight, own))
 
-        hard = pixel_cross_entropy(strong.logits, enlarged, valid)  # eq. 1
-        perturbed = pixel_cross_entropy(views['perturbed_0'].logits, pseudo, streams.valid)
-        target = mix.images(logits) if self.mix_soft_target else logits
-        soft = soft_consistency(strong.logits, target, mixed.weight, valid, self.soft_loss)  # eq. 3
+        target = probabilities(mix.images(logits) if self.mix_soft_target else logits)
+        del logits  # The maps of all classes are the largest of the step.
+        hard = at_full_resolution(pixel_cross_entropy, strong, enlarged, valid)  # eq. 1
+        perturbed = at_full_resolution(pixel_cross_entropy, views['perturbed_0'], pseudo, streams.valid)
+        soft = at_full_resolution(soft_consistency, strong, target, mixed.weight, valid, self.soft_loss)  # eq. 3
         losses = {
             'loss_hard': self.weights['hard'] * 0.5 * (hard + perturbed),
             'loss_soft': self.weights['soft'] * soft,
         }
         if self.pixel_propagation:  # eq. 6
-            corr_strong = pixel_cross_entropy(self.propagated(strong), enlarged, valid)
-            corr_weak = pixel_cross_entropy(self.propagated(views['weak']), pseudo, streams.valid)
+            corr_strong = at_full_resolution(pixel_cross_entropy, self.propagated(strong), enlarged, valid)
+            corr_weak = at_full_resolution(pixel_cross_entropy, self.propagated(views['weak']), pseudo, streams.valid)
             losses['loss_corr'] = self.weights['corr'] * 0.5 * (corr_strong + corr_weak)
         report = {**self.describe(pseudo, streams), 'threshold': self.moving_threshold.limits().mean()}
         if self.region_propagation:

@@ -1,0 +1,31 @@
+"""Losses at the resolution of the crop that keep nothing of that size for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.checkpoint import checkpoint
+
+from mmsemi.models.branch import BranchOutput
+
+
+def at_full_resolution(loss: Callable, out: BranchOutput, *args: Any) -> Any:
+    """``loss(out.logits, *args)``, whose maps of (B, C, H, W) are computed again in the backward pass.
+
+    The scores that a network hands out have a sixteenth of these pixels. What is kept for the gradient of one loss
+    would be a map of log-probabilities at least, 93 MiB for two crops of 801 and 19 classes.
+
+    Args:
+        loss (Callable): Takes class scores, (B, C, H, W), and ``args``.
+        out (BranchOutput): Whose coarse scores are resized and learn.
+        *args (Any): What else the loss takes; no gradient goes into it.
+
+    Returns:
+        Any: What the loss returns.
+    """
+
+    def resized(coarse):
+        return loss(BranchOutput((), coarse, out.size, out.align_corners).logits, *args)
+
+    return checkpoint(resized, out.coarse_logits, use_reentrant=False, preserve_rng_state=False)
