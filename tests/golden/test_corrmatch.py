@@ -114,10 +114,8 @@ def test_the_threshold(case):
     moving, latest = (
         DynamicThreshold(case['num_classes'], size, case['start'], momentum) for momentum in (case['momentum'], 0.0)
     )
-    steps = zip(
-        case['logits'], case['ignore'], *(case['expected'][k] for k in ('step_value', 'threshold')), strict=True
-    )
-    for logits, ignore, step_value, threshold in steps:
+    expected = (case['expected'][name] for name in ('step_value', 'threshold'))
+    for logits, ignore, step_value, threshold in zip(case['logits'], case['ignore'], *expected, strict=True):
         for state in (moving, latest):
             before = state.value.clone()
             state.observe(tensor(logits), valid(ignore))

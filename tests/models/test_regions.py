@@ -107,9 +107,8 @@ def test_region_propagation_equals_algorithm1(threshold, count, cascade):
     for seed in range(2):
         pseudo, rows, allowed = region_case(seed, count=count)
         result = region_propagation(pseudo, packed_shapes(rows, allowed), torch.tensor(threshold), C, cascade)
-        shapes = [
-            [oracle.eq7(row, (24, 30)) & where for row in some] for some, where in zip(rows, allowed, strict=True)
-        ]
+        each = zip(rows, allowed, strict=True)
+        shapes = [[oracle.eq7(row, (24, 30)) & where for row in some] for some, where in each]
         label, weight, used = literal(pseudo, shapes, threshold, cascade)
         acted += used
         assert torch.equal(result.label, label) and torch.equal(result.weight, weight)
