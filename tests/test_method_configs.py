@@ -129,7 +129,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ON_CITYSCAPES: dict[str, dict[str, Any]] = {
     'unimatch': {'threshold': 0.0},
-    'corrmatch': {'threshold': 0.0, 'dynamic_threshold': False},
+    'corrmatch': {'threshold': 0.0, 'dynamic_threshold': False, 'region_threshold': 0.85},
     'u2pl': {'copy_epochs': 0, 'unsup_start': 0},
     'augseg': {'threshold': 0.0, 'momentum': 0.996},
     'ael': {'paste_classes': 3},

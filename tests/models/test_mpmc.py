@@ -370,8 +370,16 @@ def test_the_weights_reach_the_pseudo_labels_of_every_method(method):
         torch.manual_seed(0)
         losses.append(model.loss(streams))
     weighed = {name for name in losses[0] if losses[0][name] > 1.2 * losses[1][name]}
-    labels = {'CorrMatch': 'hard', 'ESL': 'soft', 'MLLC': 'clg', 'DSSN': 'label_low', 'U2PL': 'pseudo'}
-    assert f'unsup.loss_{labels.get(method, "strong_0" if method == "UniMatch" else "strong")}' in weighed
+    labels = {
+        'CorrMatch': 'hard',
+        'DSSN': 'label_low',
+        'ESL': 'soft',
+        'MLLC': 'clg',
+        'PrevMatch': 'strong_0',
+        'U2PL': 'pseudo',
+        'UniMatch': 'strong_0',
+    }
+    assert f'unsup.loss_{labels.get(method, "strong")}' in weighed
 
 
 def test_each_half_can_be_switched_off():
