@@ -7,6 +7,13 @@ from mmengine.registry import DefaultScope, init_default_scope
 from tests import tiny_run
 
 
+def pytest_generate_tests(metafunc):
+    """Cases have an order: a set's changes with the process, and processes that share the tests must agree on it."""
+    for mark in metafunc.definition.iter_markers('parametrize'):
+        if any(isinstance(values, (set, frozenset)) for values in (*mark.args, *mark.kwargs.values())):
+            pytest.fail(f'{metafunc.definition.nodeid}: sort the set of its cases', pytrace=False)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def short_runs():
     with pytest.MonkeyPatch.context() as patch:

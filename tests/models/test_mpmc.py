@@ -169,12 +169,14 @@ def guide_of(model, streams):
 @pytest.mark.parametrize('method', ['MeanTeacher', 'UniMatch'])
 @pytest.mark.parametrize('position', ['stage1', 'stage2', 'decoder'])
 def test_losses_are_eq_4_and_6(position, method):
-    model, streams = model_and_streams(method, position=position, beta=0.3, pools=(3,))
+    gammas = (0, 1) if method == 'UniMatch' else (0.5, 2)
+    switches = dict(zip(('gamma_pos', 'gamma_neg'), gammas, strict=True))
+    model, streams = model_and_streams(method, position=position, beta=0.3, pools=(3,), **switches)
     settle(model, streams)
     losses = model.loss(streams)
     common = 0.5 if method == 'UniMatch' else 1
     scores = model.student(streams.labeled).heads['patch_classifier']
-    expected = common * oracle.labeled_loss(scores, streams.labels, fields(model), 0, 1)
+    expected = common * oracle.labeled_loss(scores, streams.labels, fields(model), *gammas)
     assert torch.allclose(losses['sup.loss_patch'], expected, rtol=0, atol=1e-10)
     targets = oracle.patch_targets(streams.labels, 4, fields(model), scores.shape[2:])
     assert position != 'stage1' or not targets.any(1).all(), 'some patches show no labeled pixel'
@@ -260,6 +262,27 @@ def test_a_pixels_weight_is_its_patchs_confidence_in_its_class():
     assert torch.equal(weighted.label, label)
 
 
+@pytest.mark.parametrize('pair', [(0, 1), (1, 2), (2, 0)])
+def test_rows_and_columns_have_patches_of_their_own(pair):
+    model, _ = model_and_streams()
+    [mpmc] = model.plugins
+    mpmc.field = tuple(Extent(*FIELDS[i]) for i in pair)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 4, 3, 5, generator=generator, dtype=torch.float64)
+    label = torch.randint(0, 4, (1, 13, 17), generator=generator)
+    weight = oracle.pixel_weight(label[0], logits[0], [FIELDS[i] for i in pair])
+    assert torch.allclose(mpmc.pixel_weights(label, logits)[0], weight, rtol=0, atol=1e-10)
+    # What belongs to no class has some weight, and is learned by no loss.
+    assert mpmc.pixel_weights(torch.full_like(label, 255), logits).isfinite().all()
+
+
+def test_weights_of_half_precision_scores_are_in_full():
+    model, _ = model_and_streams()
+    logits = 8 * torch.randn(1, 4, 3, 3).half()
+    weight = model.plugins[0].patch_weights(logits)
+    assert weight.dtype == torch.float32 and torch.equal(weight, logits.float().softmax(1))
+
+
 def test_the_softmax_of_probabilities_is_nearly_flat():
     weights = []
     for confidence in ('logits', 'probabilities'):
@@ -324,6 +347,7 @@ def test_the_log_tells_the_mean_of_lambda_s_over_the_pixels_that_count(method, p
     mpmc.reweight = lambda pseudo, guide: seen.append((pseudo, guide)) or plain(mpmc, pseudo, guide)
     for step in range(2):
         seen.clear()
+        streams.weak = streams.weak.flip(3)
         told = model.loss(streams)['unsup.lambda_s']
         means = []
         for pseudo, guide in seen:
@@ -422,6 +446,24 @@ def test_pasted_labeled_pixels_teach_no_patches():
     assert model.loss(streams)['unsup.loss_patch'] > 0, 'images keep their own pixels'
     streams.mix = (Mix(whole),)
     assert model.loss(streams)['unsup.loss_patch'] == 0
+
+
+def test_each_strong_view_leaves_out_what_was_pasted_into_it_and_one_that_is_not_there_is_none():
+    model, streams = model_and_streams('UniMatch', beta=1.0)
+    settle(model, streams)
+    [mpmc], views = model.plugins, {**model.student_views(streams)}
+    streams.mix = tuple(Mix(torch.zeros_like(mix.mask)) for mix in streams.mix)
+    alone = []
+    for name in ('strong_0', 'strong_1'):
+        alone.append(mpmc.unsupervised_loss(streams, {key: views[key] for key in ('guide', name)})['loss_patch'])
+    assert not torch.allclose(*alone)
+    both = mpmc.unsupervised_loss(streams, views)['loss_patch']
+    assert torch.allclose(both, sum(alone) / 2)
+    nothing, everything = torch.zeros_like(streams.valid), torch.ones_like(streams.valid)
+    for pasted, expected in (((nothing, everything), alone[0] / 2), ((everything, nothing), alone[1] / 2)):
+        streams.pasted = tuple(Paste(mask, torch.zeros_like(streams.labels)) for mask in pasted)
+        assert torch.allclose(mpmc.unsupervised_loss(streams, views)['loss_patch'], expected)
+    assert 'loss_patch' not in mpmc.unsupervised_loss(streams, {'guide': views['guide']})
 
 
 def test_building_leaves_the_network_as_it_was():
@@ -571,6 +613,16 @@ def test_bad_settings_are_refused(bad, message):
 def test_a_window_larger_than_the_feature_map_is_refused_before_training():
     with pytest.raises(ValueError, match=r'window of 19 .* 8 x 8'):
         tiny.build('MeanTeacher', plugins=[plugin(pools=(7, 19))])
+    with pytest.raises(ValueError, match=r'window of 7 .* 8 x 6'):
+        model_and_streams(pools=(3, 7))
+    tiny.build('MeanTeacher', preprocessor=dict(size=(20, 32)), plugins=[plugin(pools=(5,))])  # 5 x 8
+
+
+@pytest.mark.parametrize('norm', [None, dict(type='GN', num_groups=2)])
+def test_the_classifiers_norm_is_the_decode_heads_or_its_own(norm):
+    student = tiny.segmentor(dict(type='GN', num_groups=4))
+    head = tiny.build('MeanTeacher', student=student, plugins=[plugin(norm_cfg=norm)]).student.heads['patch_classifier']
+    assert [m.num_groups for m in head.modules() if isinstance(m, nn.GroupNorm)] == 9 * [2 if norm else 4]
 
 
 def test_two_plugins_of_a_kind_are_refused():
