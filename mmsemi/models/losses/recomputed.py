@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mmseg.models.utils import resize
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmsemi.models.branch import BranchOutput
@@ -25,7 +27,7 @@ def at_full_resolution(loss: Callable, out: BranchOutput, *args: Any) -> Any:
         Any: What the loss returns.
     """
 
-    def resized(coarse):
-        return loss(BranchOutput((), coarse, out.size, out.align_corners).logits, *args)
+    def resized(coarse: Tensor) -> Any:
+        return loss(resize(coarse, size=out.size, mode='bilinear', align_corners=out.align_corners), *args)
 
     return checkpoint(resized, out.coarse_logits, use_reentrant=False, preserve_rng_state=False)
