@@ -1,5 +1,6 @@
 """The whole step of CorrMatch against the literal equations."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from mmsemi.engine import DynamicThresholdHook
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
+from mmsemi.models.modules.correlation import Correlation
 from mmsemi.models.state.dynamic_threshold import THRESHOLD_UPDATES, DynamicThreshold
 from mmsemi.structures import Mix, Streams
 from tests import tiny
@@ -325,6 +327,32 @@ def test_soft_consistency_equals_eq3_and_teaches_one_side(kind):
     sure = torch.eye(4, dtype=torch.float64).view(1, 4, 2, 2)
     loss = soft_consistency((200 * sure).requires_grad_(), sure.flip(1), torch.ones(1, 2, 2), kind=kind)
     assert loss.isfinite() and loss > 0
+
+
+def test_what_a_half_precision_network_hands_out_is_compared_in_float32():
+    """The losses under autocast are those of the same numbers in float32, to the last bit."""
+    model, views = build(), streams()
+    outputs = model.student_views(views)
+    model.float()
+
+    def cast(out, dtype):
+        half = lambda x: x.detach().bfloat16().to(dtype)  # noqa: E731
+        heads = {name: Correlation(half(x.rows), half(x.columns)) for name, x in out.heads.items()}
+        return dataclasses.replace(out, coarse_logits=half(out.coarse_logits).requires_grad_(), heads=heads)
+
+    results = []
+    for dtype, on in ((torch.bfloat16, True), (torch.float32, False)):
+        given = {name: cast(out, dtype) for name, out in outputs.items()}
+        model.student_views = lambda streams, given=given: given
+        with torch.autocast('cpu', torch.bfloat16, enabled=on):
+            losses = model.loss(views)
+        total, _ = model.parse_losses({k: v for k, v in losses.items() if 'unsup' in k or 'corr' in k})
+        results.append((losses, torch.autograd.grad(total, given['strong_0'].coarse_logits)[0].float()))
+    (half, half_gradient), (whole, gradient) = results
+    for name in whole:
+        if name != 'sup.loss_ce':
+            assert torch.equal(half[name], whole[name]), name
+    assert gradient.abs().sum() > 0 and (half_gradient - gradient).abs().max() < 0.01 * gradient.abs().max()
 
 
 def test_nothing_of_the_crops_size_is_kept_for_the_backward_pass_but_labels():

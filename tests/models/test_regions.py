@@ -178,6 +178,16 @@ def test_both_shares_are_compared_as_documented():
     assert outcome(on_a_line([1] * 7 + [2] * 3, [1] * 7 + [0] * 3), ten, torch.tensor(0.7)) == [1] * 10
 
 
+def test_the_votes_needed_are_the_fewest_whose_rounded_share_is_above_tau():
+    generator = torch.Generator().manual_seed(0)
+    confident = torch.randint(1, 801 * 801, (1, 500, 1, 8), generator=generator).float()
+    pixels = torch.cat([torch.zeros_like(confident), confident], 2)
+    shares = torch.randint(1, 100, (), generator=generator) / 100, (confident[0, 0, 0, 0] - 1) / confident[0, 0, 0, 0]
+    for tau in (torch.tensor(0.0), *shares, torch.tensor(0.7), torch.rand((), generator=generator)):
+        needed, most = regions._votes_needed(pixels, tau), confident[:, :, 0]
+        assert (needed / most > tau).all() and ((needed - 1) / most <= tau).all()
+
+
 def test_of_equal_counts_the_lower_class_leads():
     pseudo = on_a_line([3, 1, 1, 3, 2, 0], [1, 1, 1, 1, 0, 0])
     assert outcome(pseudo, masks([1, 1, 1, 1, 1, 0]), 0.3) == [1, 1, 1, 1, 1, 0]

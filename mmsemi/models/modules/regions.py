@@ -177,8 +177,8 @@ def _votes_needed(pixels: Tensor, threshold: Tensor | float) -> Tensor:
         threshold (Tensor | float): tau.
     """
     size, confident = pixels.sum(2), pixels[:, :, 1]
-    # They are near this; which shares are above tau is asked of the rounded quotient, as the authors' code does.
-    near = (confident * threshold).floor()[..., None] + torch.arange(-1, 3, device=pixels.device)
+    # Which of these shares are above tau is asked of the rounded quotient, as the authors' code does.
+    near = (confident * threshold).floor()[..., None] + torch.arange(2, device=pixels.device)
     needed = near[..., 0] + (near / confident[..., None] <= threshold).sum(3)
     # Without a pixel the quotient is no number, and accepts nothing.
     return torch.where(confident / size >= threshold, needed.clamp(min=1), size + 1)

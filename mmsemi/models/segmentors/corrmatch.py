@@ -19,7 +19,7 @@ from mmsemi.models.losses.recomputed import at_full_resolution
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
 from mmsemi.models.modules.correlation import SAMPLINGS, pixel_propagation, sample_positions, sampled_rows
 from mmsemi.models.modules.regions import packed_shapes, region_propagation
-from mmsemi.models.precision import probabilities
+from mmsemi.models.precision import full_precision, probabilities
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.models.state import DynamicThreshold
 from mmsemi.registry import MODELS
@@ -167,7 +167,7 @@ class CorrMatch(FixMatch):
         """z of eq. 5 in place of the scores, (B, C, h, w)."""
         correlation = out.heads['correlation']
         how = dict(mode='bilinear', align_corners=out.align_corners)
-        scores = resize(out.coarse_logits.detach(), size=correlation.rows.shape[2:], **how)
+        scores = resize(full_precision(out.coarse_logits.detach()), size=correlation.rows.shape[2:], **how)
         return BranchOutput((), pixel_propagation(scores, correlation), out.size, out.align_corners)
 
     def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ class CorrMatch(FixMatch):
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """L_u, eq. 12."""
         mix, strong, guide = streams.mix[0], views['strong_0'], views['guide']
-        logits = replace(guide, coarse_logits=guide.coarse_logits.detach()).logits
+        logits = replace(guide, coarse_logits=full_precision(guide.coarse_logits.detach())).logits
         self.moving_threshold.observe(logits, streams.valid)
         valid = mix.maps(streams.valid)
         plain = confident_labels(logits, self.moving_threshold.limits(), streams.valid)  # eq. 2
