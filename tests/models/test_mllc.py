@@ -177,6 +177,31 @@ def test_the_graphs_learn_the_labels_of_labeled_images(align_corners):
     assert torch.allclose(losses['sup.loss_graph'], 0.5 * sum(terms) / 2, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    'settings, expected',
+    [({}, False), (dict(graph_supervision=0.1), True), (dict(scope='stream'), False), (dict(scope='batch'), True)],
+    ids=str,
+)
+def test_labeled_images_have_a_graph_of_the_students_where_something_reads_it(settings, expected):
+    heads = {name: dict(cfg) for name, cfg in tiny.HEADS.items()}
+    heads['graph'].update({key: value for key, value in settings.items() if key == 'scope'})
+    weights = {'graph_supervision': 0.0, **{key: value for key, value in settings.items() if key != 'scope'}}
+    model, streams = model_and_streams(heads=heads, **weights)
+    assert ('graph' in model.student_views(streams)['labeled'].heads) is expected
+    # The teacher's are made prototypes of.
+    assert 'graph' in model.guide_views(streams)['guide_labeled'].heads
+    losses = model.loss(streams)
+    assert ('sup.loss_graph' in losses) is bool(weights['graph_supervision'])
+
+
+def test_the_graph_of_a_view_is_the_same_whether_labeled_images_have_one_or_not():
+    with_one, streams = model_and_streams(graph_supervision=1.0)
+    without, _ = model_and_streams(graph_supervision=0.0)
+    losses, others = with_one.loss(streams), without.loss(streams)
+    for name in ('unsup.loss_clg', 'unsup.loss_slg', 'unsup.threshold'):
+        assert torch.allclose(losses[name], others[name], atol=1e-12)
+
+
 def test_the_dynamic_weight_is_a_constant_of_the_gradient():
     heads = {name: dict(cfg) for name, cfg in tiny.HEADS.items()}
     heads['graph'].update(num_layers=0)

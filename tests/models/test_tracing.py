@@ -41,7 +41,7 @@ from mmsemi.models.modules.graph_ops import (
     propagate_labels_dense,
 )
 from mmsemi.models.modules.label_graph import LabelGraph
-from mmsemi.models.modules.nearest import nearest_neighbors
+from mmsemi.models.modules.nearest import nearest_neighbors, take_rows
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
 from mmsemi.models.modules.regions import binary_shapes, pack_shapes, packed_shapes, region_propagation
 from mmsemi.models.plugins.mpmc import micro_f1, patch_targets
@@ -121,6 +121,7 @@ CASES = [
     partial(knn_affinity, NODES, 3, 1.0, NODE_VALID),
     partial(dense_affinity, NODES, 2.0, NODE_VALID),
     partial(propagate_labels, EDGES, AFFINITY, ROWS),
+    partial(take_rows, ROWS[0], EDGES.index[0]),
     partial(nearest_neighbors, torch.nn.functional.normalize(NODES, dim=-1), 3),
     partial(propagate_labels_dense, dense_affinity(NODES), ROWS),
     partial(ComplementaryDropout(), (FEATURES, FEATURES)),

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from mmsemi.models.precision import full_precision, no_autocast
 
-from .nearest import nearest_neighbors
+from .nearest import nearest_neighbors, take_rows
 
 _SMALLEST_DEGREE = 1e-12
 """Degrees below this count as this: a node without edges receives 0 whatever its degree is divided by."""
@@ -81,12 +81,11 @@ class Edges:
         nodes, width = source.shape
         neighbours = self.target.view(nodes, -1)
         step = max(1, _GATHERED.get(source.device.type, 2**26) // max(1, neighbours.shape[1] * width))
-        if step >= nodes:
-            return torch.bmm(target[neighbours], source[..., None]).flatten()
         parts = [
-            torch.bmm(target[neighbours[i : i + step]], source[i : i + step, :, None]) for i in range(0, nodes, step)
+            torch.bmm(take_rows(target, some), rows[..., None])
+            for some, rows in zip(neighbours.split(step), source.split(step), strict=True)
         ]
-        return torch.cat(parts).flatten()
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]).flatten()
 
 
 class _EdgeCosine(torch.autograd.Function):

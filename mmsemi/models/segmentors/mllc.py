@@ -115,43 +115,48 @@ class MLLC(SemiSegmentor):
         """Labeled and mixed strong view in one pass: running statistics must fit both, since the teacher uses them."""
         mix = streams.mix[0]
         strong, valid = mix.images(streams.strong[0]), mix.maps(streams.valid)
-        labeled, strong = self.refined(self.student, streams, strong, valid)
+        joined = self.student.heads['graph'].scope == 'batch'
+        labeled, strong = self.refined(self.student, streams, strong, valid, joined or self.graph_supervision > 0)
         return {'labeled': labeled, 'strong_0': strong}
 
     @torch.no_grad()
     def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
-        """The teacher on the labeled images and the weak view in one pass."""
-        labeled, weak = self.refined(self.teacher, streams, streams.weak, streams.valid)
+        """The teacher on the labeled images, of which it makes prototypes, and the weak view in one pass."""
+        labeled, weak = self.refined(self.teacher, streams, streams.weak, streams.valid, True)
         return {'guide_labeled': labeled, 'guide': weak}
 
     def refined(
-        self, branch: Branch, streams: Streams, unlabeled: Tensor, valid: Tensor
+        self, branch: Branch, streams: Streams, view: Tensor, valid: Tensor, graph_of_labeled: bool
     ) -> tuple[BranchOutput, BranchOutput]:
-        """Run a branch and its graphs (algorithm 1) on the labeled images and a view of the unlabeled ones together.
+        """Run a branch on the labeled images and a view of the unlabeled ones together, and its graphs (algorithm 1).
 
         Graphs have the embedding's resolution; the threshold of confidence, eq. 9, is that of the unlabeled images.
 
         Args:
             branch (Branch): Student or teacher.
             streams (Streams): Whose labeled images to take; where they have no label they are no nodes.
-            unlabeled (Tensor): The view, (Bu, 3, H, W).
+            view (Tensor): Of the unlabeled images, (Bu, 3, H, W).
             valid (Tensor): False where it was padded, (Bu, H, W).
+            graph_of_labeled (bool): Whether the labeled images have a graph, too.
 
         Returns:
             tuple[BranchOutput, BranchOutput]: The labeled images and the view, each with ``heads['graph']``, a
-            :class:`GraphOutput`, and ``heads['nodes']``, which of its nodes count, (B, h, w).
+            :class:`GraphOutput`, and ``heads['nodes']``, which of its nodes count, (B, h, w), if it has a graph.
         """
-        sizes = [len(streams.labeled), len(unlabeled)]
-        out = branch(streams.labeled, unlabeled)
+sizes, counted = [len(streams.labeled), len(view)], [streams.labels != IGNORE_INDEX, valid]
+        out = branch(streams.labeled, view)
+        if not graph_of_labeled:
+            labeled, out = out.split(sizes)
+            sizes, counted = sizes[1:], counted[1:]
         features = out.heads['embedding']
-        size = features.shape[2:]
+        size, unlabeled = features.shape[2:], slice(-sizes[-1], None)
         logits = resize(out.coarse_logits, size=size, mode='bilinear', align_corners=out.align_corners)
         log_prob = full_precision(logits).log_softmax(1)
-        nodes = resize_labels(torch.cat([streams.labels != IGNORE_INDEX, valid]), size, out.align_corners)
-        threshold = self.confidence_threshold(log_prob[sizes[0] :].exp(), nodes[sizes[0] :])
+        nodes = resize_labels(torch.cat(counted), size, out.align_corners)
+        threshold = self.confidence_threshold(log_prob[unlabeled].exp(), nodes[unlabeled])
         out.heads['graph'] = branch.heads['graph'](log_prob, features, threshold, nodes, sizes)
         out.heads['nodes'] = nodes
-        return tuple(out.split(sizes))
+        return tuple(out.split(sizes)) if graph_of_labeled else (labeled, out)
 
     @torch.no_grad()
     def confidence_threshold(self, prob: Tensor, valid: Tensor) -> Tensor:
@@ -163,9 +168,8 @@ class MLLC(SemiSegmentor):
     def supervised_loss(self, out: BranchOutput, labels: Tensor) -> dict[str, Tensor]:
         """Eq. 2, and with ``graph_supervision`` the mean cross-entropy of the graph's layers to the same labels."""
         losses = super().supervised_loss(out, labels)
-        layers = out.heads['graph'].log_probs[1:]
-        if self.graph_supervision and layers:
-            nodes = out.heads['nodes']
+        if self.graph_supervision and self.student.heads['graph'].num_layers:
+            layers, nodes = out.heads['graph'].log_probs[1:], out.heads['nodes']
             labels = torch.where(nodes, self.to_nodes(labels, out), 0)
             truth = PseudoLabel(labels, nodes.to(layers[0].dtype))
             terms = [_nll(log_prob, truth, nodes) for log_prob in layers]
