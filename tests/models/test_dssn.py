@@ -197,6 +197,15 @@ def test_by_key_the_maxima_are_those_of_what_a_mixed_view_shows():
     assert torch.allclose(high, 0.25 * L_w2s_h, atol=1e-10)
 
 
+def test_by_key_low_thresholds_keep_unsure_pixels_too():
+    model, streams = model_and_streams(maxima_of='view', threshold=0.3, class_ratio=0.3)
+    guide = model.guide_views(streams)['guide']
+    confidence = guide.logits.softmax(1).amax(1)
+    for mix in streams.mix:
+        unsure = mix.maps(confidence) < 0.45
+        assert unsure.sum() > 5 and model.view_labels(guide, mix).weight[unsure].any()
+
+
 def test_by_key_a_plugin_doubts_the_labels_of_what_is_mixed_in():
     losses = []
     for factor in (1.0, 0.25):
@@ -265,6 +274,7 @@ def test_the_log_tells_of_the_labels_of_both_guides():
         (dict(contrast_levels=('middle',)), "model.contrast_levels must hold nothing but 'low' and 'high'"),
         (dict(label_levels='low'), "model.label_levels must hold nothing but 'low' and 'high', not 'low'"),
         (dict(preprocessor=dict(num_strong=1)), 'model.data_preprocessor.num_strong must be 2, not 1'),
+        (dict(preprocessor=dict(num_strong=3)), 'model.data_preprocessor.num_strong must be 2, not 3'),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments, message):
