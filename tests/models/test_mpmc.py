@@ -561,6 +561,16 @@ def test_bad_settings_are_refused(bad, message):
 def test_a_window_larger_than_the_feature_map_is_refused_before_training():
     with pytest.raises(ValueError, match=r'window of 19 .* 8 x 8'):
         tiny.build('MeanTeacher', plugins=[plugin(pools=(7, 19))])
+    with pytest.raises(ValueError, match='window of 7 .* 8 x 6'):
+        model_and_streams(pools=(3, 7))
+    tiny.build('MeanTeacher', preprocessor=dict(size=(20, 32)), plugins=[plugin(pools=(5,))])  # 5 x 8
+
+
+@pytest.mark.parametrize('norm', [None, dict(type='GN', num_groups=2)])
+def test_the_classifiers_norm_is_the_decode_heads_or_its_own(norm):
+    student = tiny.segmentor(dict(type='GN', num_groups=4))
+    head = tiny.build('MeanTeacher', student=student, plugins=[plugin(norm_cfg=norm)]).student.heads['patch_classifier']
+    assert [m.num_groups for m in head.modules() if isinstance(m, nn.GroupNorm)] == 9 * [2 if norm else 4]
 
 
 def test_two_plugins_of_a_kind_are_refused():
