@@ -143,7 +143,7 @@ class MLLC(SemiSegmentor):
             tuple[BranchOutput, BranchOutput]: The labeled images and the view, each with ``heads['graph']``, a
             :class:`GraphOutput`, and ``heads['nodes']``, which of its nodes count, (B, h, w), if it has a graph.
         """
-sizes, counted = [len(streams.labeled), len(view)], [streams.labels != IGNORE_INDEX, valid]
+        sizes, counted = [len(streams.labeled), len(view)], [streams.labels != IGNORE_INDEX, valid]
         out = branch(streams.labeled, view)
         if not graph_of_labeled:
             labeled, out = out.split(sizes)
