@@ -461,7 +461,8 @@ def test_each_strong_view_leaves_out_what_was_pasted_into_it_and_one_that_is_not
     assert torch.allclose(both, sum(alone) / 2)
     nothing, everything = torch.zeros_like(streams.valid), torch.ones_like(streams.valid)
     for pasted, expected in (((nothing, everything), alone[0] / 2), ((everything, nothing), alone[1] / 2)):
-        streams.pasted = tuple(Paste(mask, torch.zeros_like(streams.labels)) for mask in pasted)
+        streams.mix = tuple(Mix(mask) for mask in pasted)
+        streams.pasted = tuple(Paste(mask, torch.zeros_like(streams.labels), streams.labeled) for mask in pasted)
         assert torch.allclose(mpmc.unsupervised_loss(streams, views)['loss_patch'], expected)
     assert 'loss_patch' not in mpmc.unsupervised_loss(streams, {'guide': views['guide']})
 
