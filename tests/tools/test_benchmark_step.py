@@ -151,16 +151,6 @@ def test_the_table_tells_medians_and_counts_the_optimizer_in_the_last_line_alone
     assert lines[-2:] == ["overhead without the optimizer's step: 15.0 %", 'overhead: 25.0 %']
 
 
-def test_no_part_of_a_config_loads_weights():
-    cfg = dict(
-        student=dict(pretrained='x', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='y'))),
-        heads=[dict(init_cfg=dict(type='Normal', std=0.01))],
-    )
-    benchmark.forget_weights(cfg)
-    assert cfg['student'] == dict(pretrained=None, backbone=dict(init_cfg=None))
-    assert cfg['heads'] == [dict(init_cfg=dict(type='Normal', std=0.01))]
-
-
 @pytest.mark.parametrize(
     'arguments, message',
     [

@@ -32,7 +32,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -45,6 +44,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmsemi.apis.launch import UsageError, build_runner, load_config, run
+from mmsemi.apis.memory import forget_weights
 from mmsemi.apis.options import OptionsAction
 from mmsemi.engine.step_timing import PHASES, Call, Clock, Instruments, replay
 from mmsemi.models.state import StepState
@@ -189,18 +189,6 @@ def table(steps: list[dict[str, float]], floors: list[dict[str, float]]) -> str:
 
     lines.append(f"overhead without the optimizer's step: {percent('optimizer'):.1f} %")
     return '\n'.join([*lines, f'overhead: {percent():.1f} %'])
-
-
-def forget_weights(node: Any) -> None:
-    """Let no part of a config load weights: their values do not matter here."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == 'pretrained' or (key == 'init_cfg' and isinstance(value, dict) and 'checkpoint' in value):
-                node[key] = None
-            forget_weights(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            forget_weights(value)
 
 
 def check_device(name: str) -> None:
