@@ -21,21 +21,7 @@ SIDE = 96
 def make(method: str, **kwargs) -> tuple[nn.Module, Streams]:
     """A tiny method in training mode, and views for it."""
     model = tiny.build(method, preprocessor=dict(size=(SIDE, SIDE)), **kwargs).train()
-    small = tiny.streams_for(model, 4, 0 if method == 'Supervised' else 4, mixed=False)
-    factor = SIDE // tiny.SIZE
-
-    def grow(x: torch.Tensor) -> torch.Tensor:
-        return x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-
-    streams = Streams(
-        labeled=grow(small.labeled),
-        labels=grow(small.labels),
-        weak=grow(small.weak),
-        strong=tuple(grow(view) for view in small.strong),
-        valid=grow(small.valid),
-        mix=tuple(Mix(grow(mix.mask)) for mix in small.mix),
-    )
-    return model, streams
+    return model, tiny.streams_for(model, 4, 0 if method == 'Supervised' else 4, mixed=False, size=SIDE)
 
 
 def on_meta(streams: Streams) -> Streams:
