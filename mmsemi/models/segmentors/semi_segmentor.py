@@ -40,6 +40,8 @@ class SemiSegmentor(BaseSegmentor):
         freeze_encoder (bool): The backbone does not learn, whatever its own config says. A frozen backbone, by this key
             or its own (``frozen_stages``), runs in evaluation mode; student and teacher share it, and an image that
             both see in a step is encoded once. Defaults to False.
+        channels_last (bool, optional): Weights and maps lie in memory with the channels of a pixel side by side, which
+            convolutions in half precision and TF32 want. Defaults to True on a GPU, and to False elsewhere.
         plugins (list[dict], optional): Configs of :class:`Plugin` that add losses to those of the method.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
@@ -64,6 +66,7 @@ class SemiSegmentor(BaseSegmentor):
         unsup_start: float = 0.0,
         unsup_warmup: float = 0.0,
         freeze_encoder: bool = False,
+        channels_last: bool | None = None,
         plugins: list[dict] | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -80,6 +83,7 @@ class SemiSegmentor(BaseSegmentor):
         self.unsup_weight = unsup_weight
         self.unsup_start = unsup_start
         self.unsup_warmup = unsup_warmup
+        self.channels_last = channels_last
         crop = self.data_preprocessor.size
         self.student = Branch(student, heads, crop)
         encoder = self.student.segmentor.backbone
@@ -164,6 +168,17 @@ class SemiSegmentor(BaseSegmentor):
 
     def _copy_student(self) -> None:
         self.teacher.load_state_dict(self.student.state_dict())
+
+    def to(self, *args, **kwargs) -> SemiSegmentor:
+        """Move the model, and lay its weights out as the device and ``channels_last`` want them.
+
+        Convolutions hand on the format of their weights: no image needs to be changed for it.
+        """
+        super().to(*args, **kwargs)
+        on_gpu = next(self.parameters()).device.type == 'cuda'
+        if on_gpu if self.channels_last is None else self.channels_last:
+            super().to(memory_format=torch.channels_last)
+        return self
 
     def train(self, mode: bool = True) -> SemiSegmentor:
         """Set the mode of all parts but the teacher and a frozen encoder, which always are in evaluation mode."""
