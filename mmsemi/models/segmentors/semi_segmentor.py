@@ -174,11 +174,11 @@ class SemiSegmentor(BaseSegmentor):
 
         Convolutions hand on the format of their weights: no image needs to be changed for it.
         """
-        super().to(*args, **kwargs)
-        on_gpu = next(self.parameters()).device.type == 'cuda'
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        on_gpu = device is not None and device.type == 'cuda'
         if on_gpu if self.channels_last is None else self.channels_last:
-            super().to(memory_format=torch.channels_last)
-        return self
+            kwargs.setdefault('memory_format', torch.channels_last)
+        return super().to(*args, **kwargs)
 
     def train(self, mode: bool = True) -> SemiSegmentor:
         """Set the mode of all parts but the teacher and a frozen encoder, which always are in evaluation mode."""
