@@ -18,7 +18,7 @@ from mmsemi.apis.launch import prepare_config
 from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.registry import HOOKS, LOOPS, MODELS
 from tests import data
-from tests.project import ROOT, project_files
+from tests.project import ROOT, project_files, without_weights
 
 CONFIGS = [path.relative_to(ROOT).as_posix() for path in project_files('configs/[!_]*/*.py')]
 
@@ -63,11 +63,7 @@ def redirect(node, roots: dict[str, str]) -> None:
 def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
     cfg = Config.fromfile(ROOT / path)
     assert len((ROOT / path).read_text().splitlines()) < 40, 'a config is a few lines over its bases'
-    cfg.model.student.pretrained = None
-    if 'TIMMBackbone' in cfg.model.student.backbone.type:
-        pytest.importorskip('timm', reason="needs timm: pip install 'mmsemi[timm]'")
-        cfg.model.student.backbone.pretrained = False
-    cfg.load_from = None
+    without_weights(cfg)
     redirect(cfg._cfg_dict, roots)
     prepare_config(cfg, launcher='none')
     model = MODELS.build(cfg.model).train()

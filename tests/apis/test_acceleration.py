@@ -116,7 +116,11 @@ def test_optimizers_of_torch_do_fused_steps_on_a_gpu_and_others_nothing_new(devi
 
 def test_with_cp_is_a_plain_key_of_every_config():
     args = dict(work_dir=None, launcher='none', local_rank=0)
-    for path in ('mllc/mllc_r18_shapes.py', 'unimatch_v2/unimatch_v2_dinov2-s_dpt_voc.py', 'unimatch/unimatch_unet_acdc.py'):
+    for path in (
+        'mllc/mllc_r18_shapes.py',
+        'unimatch_v2/unimatch_v2_dinov2-s_dpt_voc.py',
+        'unimatch/unimatch_unet_acdc.py',
+    ):
         for asked in ({}, {'with_cp': True}):
             cfg = launch.load_config(argparse.Namespace(config=f'configs/{path}', cfg_options=asked, **args))
             assert bool(cfg.model.student.backbone.get('with_cp')) == bool(asked)

@@ -159,9 +159,11 @@ class _Watch(TorchDispatchMode):
 
     def _of_values(self, base: str, args: tuple, kwargs: dict, tensors: list[Tensor]) -> tuple[bool, Any]:
         """Whether the operation wants a value, which is noted; and what it then gets."""
-        masks = [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)] if (
-            base in ('index', 'index_put', '_index_put_impl')
-        ) else []
+        masks = (
+            [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)]
+            if (base in ('index', 'index_put', '_index_put_impl'))
+            else []
+        )
         if base in ('index', 'index_put', '_index_put_impl') and not args[0].is_cpu:
             for x in args[1]:
                 if x is not None and x.is_cpu:
@@ -245,7 +247,12 @@ def _make_subclass(cls, data, requires_grad=False, *, dispatch_device=False, dev
     if cls is FakeTensor and on_gpu:
         dispatch_device = False
     return _MADE(
-        cls, data, requires_grad, dispatch_device=dispatch_device, device_for_backend_keys=device_for_backend_keys, **kwargs
+        cls,
+        data,
+        requires_grad,
+        dispatch_device=dispatch_device,
+        device_for_backend_keys=device_for_backend_keys,
+        **kwargs,
     )
 
 

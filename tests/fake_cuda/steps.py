@@ -1,4 +1,4 @@
-"""Training on the device without values: a config's own runner, loader, hooks and optimizer, some steps, a prediction."""
+"""Training on the device without values: a config's own runner, loader, hooks, optimizer, some steps, a prediction."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.frozen_encoder import encoded_once, is_frozen
+from mmsemi.models.losses.at_once import with_gradient_at_once
 from mmsemi.models.pseudo_labels import label_accuracy
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Seen, Streams
@@ -347,12 +349,19 @@ def _weighted(terms: dict[str, Tensor], factor: float | Tensor) -> dict[str, Ten
 
 
 def head_losses(head: BaseModule, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The losses that a decode head's config states, for ``logits`` (B, C, h, w) and ``labels`` (B, H, W), by name."""
-    logits = resize(logits, size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners)
-    weight = None if head.sampler is None else head.sampler.sample(logits, labels[:, None])
+    """The losses that a decode head's config states, for ``logits`` (B, C, h, w) and ``labels`` (B, H, W), by name.
+
+    Nothing of the labels' size is kept for the backward pass.
+    """
+
+    def at_labels(criterion: nn.Module, coarse: Tensor) -> Tensor:
+        logits = resize(coarse, size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners)
+        weight = None if head.sampler is None else head.sampler.sample(logits, labels[:, None])
+        return criterion(logits, labels, weight=weight, ignore_index=head.ignore_index)
+
     losses: dict[str, Tensor] = {}
     for criterion in head.loss_decode if hasattr(head.loss_decode, '__iter__') else [head.loss_decode]:
-        value = criterion(logits, labels, weight=weight, ignore_index=head.ignore_index)
+        value = with_gradient_at_once(partial(at_labels, criterion), logits)
         losses[criterion.loss_name] = losses.get(criterion.loss_name, 0) + value
     return losses
 
