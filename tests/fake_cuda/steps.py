@@ -177,6 +177,10 @@ class StepsOnFakeCuda(ResumableEpochLoop):
                 network.register_forward_pre_hook(enter)
                 network.register_forward_hook(leave)
             branch.segmentor.backbone.register_forward_hook(self._note_format)
+        for network in getattr(model, 'previous', ()):
+            for part in _networks(network):
+                part.register_forward_pre_hook(enter)
+                part.register_forward_hook(leave)
         # What a method does to features on their way through a network is a part of it.
         for part in ('perturb', 'dropout'):
             if isinstance(getattr(model, part, None), nn.Module):
