@@ -63,9 +63,7 @@ def _candidates(pool: Pool, candidates: str | dict) -> list[dict]:
     infos = Pool(candidates).items
     for info in infos:
         if pool.position(info['img_path']) is None:
-            raise ValueError(
-                f'candidates: {info["img_path"]} is no image of dataset; they must be some of its images.'
-            )
+            raise ValueError(f'candidates: {info["img_path"]} is no image of dataset; they must be some of its images.')
     return infos
 
 
