@@ -112,3 +112,28 @@ def test_half_precision_is_that_of_networks_alone():
     step_memory(meta, on_meta(streams), torch.bfloat16)
     assert seen == dict(graph=torch.float32, network=torch.bfloat16)
     assert not torch.is_autocast_enabled('cpu')
+
+
+def test_attention_is_not_quadratic():
+    class Attention(nn.Module):
+        """As much of a method as the estimate asks for, with an attention over all pixels."""
+
+        branches = ()
+
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+
+        def loss(self, streams):
+            query, key, value = self.qkv(streams.labeled).chunk(3, -1)
+            return nn.functional.scaled_dot_product_attention(query, key, value).sum()
+
+        def parse_losses(self, loss):
+            return loss, {}
+
+    def kept(nodes):
+        x = torch.empty(1, 2, nodes, 8, device='meta')
+        streams = Streams(labeled=x, labels=x[..., 0], weak=x, strong=(), valid=x[..., 0] > 0, mix=())
+        return step_memory(Attention().to('meta'), streams).saved
+
+    assert kept(2000) == pytest.approx(10 * kept(200), rel=0.05)
