@@ -69,7 +69,7 @@ def work(rank: int, processes: int, name: str, steps: int, folder: str) -> None:
     for buffer in (buffer for state in states for buffer in state.buffers()):
         if buffer.dtype == torch.bool:
             buffer.fill_(True)  # as in the middle of a run
-    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=cfg.get('find_unused_parameters', False))
     gradients = watch_gradients(wrapped)
     streams = random_streams(model, 2, 2 if model.data_preprocessor.num_strong else 0)
     seconds, waits = [], []
