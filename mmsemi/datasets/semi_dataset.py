@@ -215,6 +215,7 @@ class SemiDataset(Dataset):
                 f'The pipeline gave nothing for {info["img_path"]}; its transforms must not drop images.'
             )
         _set_meta(results, stream=info['stream'])
+        _as_bytes(results)
         return results
 
     def class_coverage(self) -> dict[str, int]:
@@ -226,6 +227,13 @@ class SemiDataset(Dataset):
             for label in classes:
                 counts[names[label]] += 1
         return counts
+
+
+def _as_bytes(results: dict) -> None:
+    """Make a mask uint8 again, which mmseg's packing has made eight times as large: it goes from process to process."""
+    sample = results.get('data_samples')
+    if sample is not None and 'gt_sem_seg' in sample and sample.gt_sem_seg.data.dtype == torch.int64:
+        sample.gt_sem_seg.data = sample.gt_sem_seg.data.to(torch.uint8)
 
 
 def _compose(pipeline: Sequence) -> Compose:

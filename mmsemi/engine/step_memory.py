@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -183,9 +184,27 @@ class _Results(TorchFunctionMode):
         self.book = book
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is scaled_dot_product_attention and args and args[0].is_meta:
+            function, args, kwargs = _FusedAttention.apply, args[:3], {}
         result = function(*args, **(kwargs or {}))
         self.book.enter(result)
         return result
+
+
+class _FusedAttention(torch.autograd.Function):
+    """What attention takes and keeps on a GPU, whose kernels never write the products of all pairs out, as torch does
+    on the meta device.
+    """
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        result = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        ctx.save_for_backward(query, key, value, result, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return result
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
 
 
 class _Autocast(TorchFunctionMode):

@@ -226,9 +226,9 @@ def check_device(name: str) -> None:
 def benchmark_config(args: argparse.Namespace, crop: int | None, work_dir: str) -> Config:
     """The config that the command line names, for :class:`BenchmarkLoop`, at one of its crops."""
     args.work_dir, args.launcher, args.local_rank = work_dir, 'none', 0
-    batch, args.batch = args.batch, None
-    cfg = load_config(args)
-    args.batch = batch
+    batch = args.batch
+    # Half precision without the scaling of gradients is not what training's argument of this name means.
+    cfg = load_config(argparse.Namespace(**{**vars(args), 'amp': None}))
     forget_weights(cfg.model)
     sampler = cfg.train_dataloader.sampler
     labeled, unlabeled = batch or (sampler.labeled, sampler.unlabeled)

@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise UsageError(f'--{name} must be at least 1, not {getattr(args, name)}.')
     from mmsemi.apis.memory import CARDS, Estimator, report  # which takes seconds, too long for --help
 
-    batch, args.batch = args.batch, None  # of one process here, and not of all
+    # Of one process here, and not of all; and of a GPU, which this machine may lack.
+    batch, precision, args.batch, args.amp = args.batch, args.amp or 'float32', None, None
     args.launcher, args.local_rank = 'none', 0
     with tempfile.TemporaryDirectory() as args.work_dir:
         cfg = load_config(args)
@@ -65,7 +66,6 @@ def main(arguments: list[str] | None = None) -> None:
             f'--batch needs at least 1 labeled and {needed} unlabeled images for {cfg.model.type}, not {labeled} and '
             f'{unlabeled}.'
         )
-    precision = args.amp or 'float32'
     estimator = Estimator(cfg, precision, args.processes, (args.crop, args.crop) if args.crop else None)
     estimate = estimator(labeled, unlabeled)
     cards = args.gpu or CARDS
