@@ -20,7 +20,6 @@ from itertools import zip_longest
 from logging import Logger
 
 import torch
-import torch._dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
@@ -161,9 +160,11 @@ def compile_networks(model: nn.Module, options: dict) -> None:
         model (nn.Module): A :class:`SemiSegmentor`.
         options (dict): Of ``torch.compile``.
     """
+    from torch._dynamo import config  # which takes a second
+
     # Dynamo counts compilations by code, which all modules share: those of a network, its shapes and modes.
-    limit = next(name for name in ('recompile_limit', 'cache_size_limit') if hasattr(torch._dynamo.config, name))
-    setattr(torch._dynamo.config, limit, max(_COMPILATIONS, getattr(torch._dynamo.config, limit)))
+    limit = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'
+    setattr(config, limit, max(_COMPILATIONS, getattr(config, limit)))
     for branch in model.branches:
         segmentor = getattr(model, branch).segmentor
         for part in ('backbone', 'neck', 'decode_head'):

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+import torch._dynamo
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
