@@ -21,6 +21,7 @@ from mmsemi.apis.acceleration import set_amp
 from mmsemi.apis.launch import build_runner
 from mmsemi.engine.loops import ResumableEpochLoop
 from mmsemi.engine.step_timing import _layers, _networks, tensors_in
+from mmsemi.models.heads import PatchClassifier
 from mmsemi.models.state import StepState
 from mmsemi.registry import LOOPS
 from tests import tiny_run
@@ -29,8 +30,6 @@ from tools.analysis.benchmark_step import SyntheticCrops, forget_weights
 from .device import CUDA, Record, fake_cuda
 
 PRECISIONS = ('float32', 'fp16', 'bf16')
-STEPS = 2
-"""The second one writes the log; its numbers are those of the report: the optimizer has its state."""
 HALVES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -83,6 +82,7 @@ class StepsOnFakeCuda(ResumableEpochLoop):
 
     record: Record
     report: Report
+    steps: int
 
     def __init__(self, runner: Runner, dataloader: dict, max_epochs: int, **_: Any) -> None:
         if 'sampler' not in dataloader:
@@ -106,7 +106,7 @@ class StepsOnFakeCuda(ResumableEpochLoop):
         model.train()
         self._watch(model)
         batch = None
-        for number in range(STEPS):
+        for number in range(self.steps):
             batch = next(self._batches(number))
             record.restart()
             record.phase = 'before'
@@ -172,7 +172,9 @@ class StepsOnFakeCuda(ResumableEpochLoop):
 
         for name in model.branches:
             branch = getattr(model, name)
-            layers = [layer for head in branch.heads.values() for layer in _layers(head)]
+            # A patch classifier pools between its layers; of other heads no more than the layers are a network.
+            heads = branch.heads.values()
+            layers = [x for head in heads for x in ([head] if isinstance(head, PatchClassifier) else _layers(head))]
             for network in [*_networks(branch.segmentor), *layers]:
                 network.register_forward_pre_hook(enter)
                 network.register_forward_hook(leave)
@@ -200,12 +202,14 @@ class StepsOnFakeCuda(ResumableEpochLoop):
         self.report.predicted = str(result.pred_sem_seg.data.device)
 
 
-def take_steps(cfg: Config, precision: str = 'float32', by_line: bool = False) -> Report:
+def take_steps(cfg: Config, precision: str = 'float32', steps: int = 2, by_line: bool = False) -> Report:
     """Train by a config on the device without values.
 
     Args:
         cfg (Config): Its loader is that of a run, or ``train_dataloader`` is what ``SyntheticCrops`` takes.
         precision (str): One of ``PRECISIONS``.
+        steps (int): How many; the last one writes the log, and what the report tells of one step it tells of this one,
+            for in the first the optimizer has no state yet. Defaults to 2.
         by_line (bool): Whether to note which line takes how much memory. Defaults to False.
     """
     cfg.train_cfg = dict(type='StepsOnFakeCuda', max_epochs=cfg.train_cfg.max_epochs)
@@ -213,11 +217,11 @@ def take_steps(cfg: Config, precision: str = 'float32', by_line: bool = False) -
         cfg[key] = None
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.pop('visualization', None)
-    cfg.default_hooks.logger.interval = STEPS
+    cfg.default_hooks.logger.interval = steps
     cfg.visualizer.vis_backends = []
     cfg.load_from, cfg.resume, cfg.log_level = None, False, 'WARNING'
     forget_weights(cfg.model)
-    StepsOnFakeCuda.report = Report()
+    StepsOnFakeCuda.report, StepsOnFakeCuda.steps = Report(), steps
     with contextlib.ExitStack() as stack:
         # Weights have no values that could be set.
         stack.enter_context(mock.patch.object(Runner, '_init_model_weights', lambda self: None))
