@@ -21,6 +21,9 @@ LAUNCHES = {
 }
 """Most launches outside of networks, but for the backward pass: on the embedded data set, and what MPMC adds."""
 
+OPTIMIZER = 30
+"""Most launches of the optimizer's step, scaled gradients included, once it has its state."""
+
 LARGE = {
     'supervised/supervised_r101_cityscapes.py': ('float32', (2, 0), 50, 410, 4.9),
     'fixmatch/fixmatch_r101_cityscapes.py': ('float32', (2, 2), 230, 1180, 13.2),

@@ -41,7 +41,7 @@ class Report:
         waits, blocking, half (Counter): Those of :class:`Record`, over all steps.
         logged (int): Values that the logger took to the host.
         sent (int): Copies to the device in the last step.
-        launches (dict): Operations of the last step: 'forward' outside of networks, and 'backward'.
+        launches (dict): Operations of the last step: 'forward' outside of networks, 'backward', 'optimizer'.
         peak, resident (int): Bytes, at most and after the step.
         at_peak (dict): Of :class:`Record`.
         unused (list): Names of parameters that learn and got no gradient.
@@ -115,8 +115,9 @@ class StepsOnFakeCuda(ResumableEpochLoop):
                 getattr(report, name).update(getattr(record, name))
             report.logged += record.logged
         report.sent = record.sent.total()
-        forward = sum(n for (phase, inside), n in record.launches.items() if phase != 'backward' and not inside)
-        report.launches = {'forward': forward, 'backward': record.launches['backward', False]}
+        apart = ('backward', 'optimizer')
+        forward = sum(n for (phase, inside), n in record.launches.items() if phase not in apart and not inside)
+        report.launches = {'forward': forward, **{phase: record.launches[phase, False] for phase in apart}}
         report.peak, report.peak_phase, report.at_peak = record.peak, record.peak_phase, dict(record.at_peak)
         report.resident = record.now
         named = [*model.named_parameters(), *model.named_buffers()]

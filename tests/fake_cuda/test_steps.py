@@ -10,7 +10,7 @@ from tests import tiny
 from tests.tiny_run import METHOD_FILES
 
 from . import steps
-from .budgets import LARGE, LAUNCHES
+from .budgets import LARGE, LAUNCHES, OPTIMIZER
 from .device import why_not
 from .steps import HALVES, PRECISIONS, Report, take_steps
 
@@ -40,6 +40,7 @@ def test_a_method_trains_on_a_gpu(method, mpmc, precision, drawn, tmp_path):
     check(report, precision)
     most = LAUNCHES[method]
     assert report.launches['forward'] <= most + (LAUNCHES['MPMC'] if mpmc else 0), report.launches
+    assert mpmc or report.launches['optimizer'] <= OPTIMIZER, 'a fused step is few kernels'
 
 
 @pytest.mark.parametrize('path', LARGE)
