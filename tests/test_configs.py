@@ -29,7 +29,8 @@ def roots(tmp_path_factory) -> dict[str, str]:
     root = tmp_path_factory.mktemp('data')
     data.make_voc(root / 'voc', n_train=12, n_aug=12, n_val=1, size=(64, 48))
     data.make_cityscapes(root / 'cityscapes', n_train=20, n_val=1, size=(64, 32))
-    names = {'train': [f'0001TP_{i:06}' for i in range(40)], 'val': ['0016E5_000001', '0006R0_f00001']}
+    drives = [f'{drive}_{i:06}' for drive in ('0001TP', '0016E5') for i in range(30)]
+    names = {'train': drives, 'val': ['0016E5_000031', '0006R0_f00001', '0006R0_f02460']}
     data.make_camvid(root / 'camvid', names)
     shapes = data.make_voc(root / 'shapes', n_train=60, n_aug=0, n_val=1, size=(48, 48), num_classes=8, trainaug=False)
     for mask in (shapes / 'SegmentationClassAug').glob('*.png'):

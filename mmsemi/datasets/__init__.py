@@ -10,7 +10,7 @@ from .partition import draw_partition, labeled_count, read_list, write_list
 from .semi_dataset import SemiDataset
 from .shapes import ShapesDataset
 from .stream_sampler import StreamBatchSampler, StreamSampler
-from .transforms import LimitSide, LoadSegAnnotations, RandomScale
+from .transforms import LimitSide, LoadReducedImage, LoadSegAnnotations, RandomScale
 from .voc import PascalVOCAugDataset
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     'ImageFolder',
     'LimitSide',
     'ListedDataset',
+    'LoadReducedImage',
     'LoadSegAnnotations',
     'PascalVOCAugDataset',
     'RandomScale',
