@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from mmsemi.apis.acceleration import set_amp
 from mmsemi.apis.launch import build_runner
 from mmsemi.engine.loops import ResumableEpochLoop
-from mmsemi.engine.step_timing import _layers, _networks, tensors_in
+from mmsemi.engine.step_timing import _layers, networks_of, tensors_in
 from mmsemi.models.heads import PatchClassifier
 from mmsemi.models.state import StepState
 from mmsemi.registry import LOOPS
@@ -176,12 +176,12 @@ class StepsOnFakeCuda(ResumableEpochLoop):
             # A patch classifier pools between its layers; of other heads no more than the layers are a network.
             heads = branch.heads.values()
             layers = [x for head in heads for x in ([head] if isinstance(head, PatchClassifier) else _layers(head))]
-            for network in [*_networks(branch.segmentor), *layers]:
+            for network in [*networks_of(branch.segmentor), *layers]:
                 network.register_forward_pre_hook(enter)
                 network.register_forward_hook(leave)
             branch.segmentor.backbone.register_forward_hook(self._note_format)
         for network in getattr(model, 'previous', ()):
-            for part in _networks(network):
+            for part in networks_of(network):
                 part.register_forward_pre_hook(enter)
                 part.register_forward_hook(leave)
         # What a method does to features on their way through a network is a part of it.
