@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmsemi.apis.acceleration import add_acceleration_arguments, complete_amp
+from mmsemi.apis.acceleration import add_acceleration_arguments, apply_acceleration_arguments, complete_amp
 from mmsemi.apis.batch import add_batch_arguments, count_processes, tell_batch
 from mmsemi.apis.launch import add_arguments, build_runner, load_config, run
 from mmsemi.apis.resuming import add_resume_arguments, set_resume
@@ -32,6 +32,7 @@ def main() -> None:
     """Build the runner and train."""
     args = parse_args()
     cfg = load_config(args)
+    apply_acceleration_arguments(cfg, args)
     set_resume(cfg, args.resume, args.overwrite)
     runner = build_runner(cfg)
     if args.baseline:

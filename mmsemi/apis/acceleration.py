@@ -20,7 +20,6 @@ from itertools import zip_longest
 from logging import Logger
 
 import torch
-import torch._dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
@@ -55,22 +54,33 @@ def complete_amp(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def apply_acceleration(cfg: Config, args: argparse.Namespace) -> None:
-    """Do to a config what the arguments of :func:`add_acceleration_arguments` and its own keys ask for.
+def apply_acceleration_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Do to a config what the arguments of :func:`add_acceleration_arguments` ask for.
 
     Args:
         cfg (Config): Changed in place.
-        args (argparse.Namespace): The arguments; they may be missing.
+        args (argparse.Namespace): The arguments.
 
     Raises:
-        UsageError: If a word is unknown, or this machine cannot do it.
+        UsageError: If this machine cannot do it.
+    """
+    if args.amp:
+        set_amp(cfg, args.amp)
+    if args.compile:
+        cfg.compile = cfg.get('compile') or True
+
+
+def apply_acceleration_keys(cfg: Config) -> None:
+    """Let the short keys of a config take effect.
+
+    Args:
+        cfg (Config): Changed in place.
+
+    Raises:
+        UsageError: If a word is unknown.
     """
     if cfg.get('tf32', 'convolutions') not in _TF32:
         raise UsageError(f'tf32 must be one of {", ".join(map(repr, _TF32))}, not {cfg.tf32!r}.')
-    if getattr(args, 'amp', None):
-        set_amp(cfg, args.amp)
-    if getattr(args, 'compile', False):
-        cfg.compile = cfg.get('compile') or True
     if cfg.get('with_cp'):
         cfg.merge_from_dict({'model.student.backbone.with_cp': True})
 
@@ -161,9 +171,11 @@ def compile_networks(model: nn.Module, options: dict) -> None:
         model (nn.Module): A :class:`SemiSegmentor`.
         options (dict): Of ``torch.compile``.
     """
+    from torch._dynamo import config  # which takes a second
+
     # Dynamo counts compilations by code, which all modules share: those of a network, its shapes and modes.
-    limit = next(name for name in ('recompile_limit', 'cache_size_limit') if hasattr(torch._dynamo.config, name))
-    setattr(torch._dynamo.config, limit, max(_COMPILATIONS, getattr(torch._dynamo.config, limit)))
+    limit = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'
+    setattr(config, limit, max(_COMPILATIONS, getattr(config, limit)))
     for branch in model.branches:
         segmentor = getattr(model, branch).segmentor
         for part in ('backbone', 'neck', 'decode_head'):

@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` with the arguments of :func:`add_arguments`, fit for this machine."""
-    from mmsemi.apis.acceleration import apply_acceleration
+    from mmsemi.apis.acceleration import apply_acceleration_keys
     from mmsemi.apis.batch import apply_batch_arguments  # which knows this module
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -124,7 +124,7 @@ def load_config(args: argparse.Namespace) -> Config:
         make_baseline(cfg)
         cfg.work_dir += BASELINE_SUFFIX
     apply_batch_arguments(cfg, args)
-    apply_acceleration(cfg, args)
+    apply_acceleration_keys(cfg)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     log_to(cfg.work_dir)

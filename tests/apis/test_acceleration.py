@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+import torch._dynamo
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
@@ -52,7 +53,7 @@ FLOAT16 = dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')
 def test_amp_is_bfloat16_where_the_device_has_it(device, bfloat16, word, expected, machine):
     machine(device, bfloat16)
     cfg = config(type='OptimWrapper', accumulative_counts=2)
-    acceleration.apply_acceleration(cfg, argparse.Namespace(amp=word))
+    acceleration.apply_acceleration_arguments(cfg, argparse.Namespace(amp=word, compile=False))
     assert dict(cfg.optim_wrapper, optimizer=None) == dict(expected, optimizer=None, accumulative_counts=2)
 
 
@@ -149,7 +150,7 @@ def test_tf32_is_set_on_purpose_and_said(machine, caplog):
         torch.backends.cudnn.allow_tf32 = before[0]
         torch.set_float32_matmul_precision(before[1])
     with pytest.raises(launch.UsageError, match="tf32 must be one of 'convolutions', 'all', 'none', not 'some'"):
-        acceleration.apply_acceleration(Config(dict(tf32='some')), argparse.Namespace())
+        acceleration.apply_acceleration_keys(Config(dict(tf32='some')))
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ def test_the_runner_compiles_networks_and_mmengine_no_steps(drawn, tmp_path, dyn
 def test_a_run_with_compile_trains(drawn, tmp_path, monkeypatch, dynamo):
     monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path / 'cache'))
     cfg, noted = tiny_run.config('MeanTeacher', drawn, tmp_path / 'run', epochs=1), tiny_run.Losses()
-    acceleration.apply_acceleration(cfg, argparse.Namespace(compile=True, amp='bf16'))
+    acceleration.apply_acceleration_arguments(cfg, argparse.Namespace(compile=True, amp='bf16'))
     cfg.train_cfg.val_begin = 2
     runner = launch.build_runner(cfg)
     runner.register_hook(noted)

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from mmsemi.apis.acceleration import set_amp
 from mmsemi.apis.launch import build_runner
 from mmsemi.engine.loops import ResumableEpochLoop
-from mmsemi.engine.step_timing import _layers, _networks, tensors_in
+from mmsemi.engine.step_timing import _layers, networks_of, tensors_in
+from mmsemi.models.heads import PatchClassifier
 from mmsemi.models.state import StepState
 from mmsemi.registry import LOOPS
 from tests import tiny_run
@@ -29,8 +30,6 @@ from tools.analysis.benchmark_step import SyntheticCrops, forget_weights
 from .device import CUDA, Record, fake_cuda
 
 PRECISIONS = ('float32', 'fp16', 'bf16')
-STEPS = 2
-"""The second one writes the log; its numbers are those of the report: the optimizer has its state."""
 HALVES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -42,7 +41,7 @@ class Report:
         waits, blocking, half (Counter): Those of :class:`Record`, over all steps.
         logged (int): Values that the logger took to the host.
         sent (int): Copies to the device in the last step.
-        launches (dict): Operations of the last step: 'forward' outside of networks, and 'backward'.
+        launches (dict): Operations of the last step: 'forward' outside of networks, 'backward', 'optimizer'.
         peak, resident (int): Bytes, at most and after the step.
         at_peak (dict): Of :class:`Record`.
         unused (list): Names of parameters that learn and got no gradient.
@@ -83,6 +82,7 @@ class StepsOnFakeCuda(ResumableEpochLoop):
 
     record: Record
     report: Report
+    steps: int
 
     def __init__(self, runner: Runner, dataloader: dict, max_epochs: int, **_: Any) -> None:
         if 'sampler' not in dataloader:
@@ -106,7 +106,7 @@ class StepsOnFakeCuda(ResumableEpochLoop):
         model.train()
         self._watch(model)
         batch = None
-        for number in range(STEPS):
+        for number in range(self.steps):
             batch = next(self._batches(number))
             record.restart()
             record.phase = 'before'
@@ -115,8 +115,9 @@ class StepsOnFakeCuda(ResumableEpochLoop):
                 getattr(report, name).update(getattr(record, name))
             report.logged += record.logged
         report.sent = record.sent.total()
-        forward = sum(n for (phase, inside), n in record.launches.items() if phase != 'backward' and not inside)
-        report.launches = {'forward': forward, 'backward': record.launches['backward', False]}
+        apart = ('backward', 'optimizer')
+        forward = sum(n for (phase, inside), n in record.launches.items() if phase not in apart and not inside)
+        report.launches = {'forward': forward, **{phase: record.launches[phase, False] for phase in apart}}
         report.peak, report.peak_phase, report.at_peak = record.peak, record.peak_phase, dict(record.at_peak)
         report.resident = record.now
         named = [*model.named_parameters(), *model.named_buffers()]
@@ -172,13 +173,15 @@ class StepsOnFakeCuda(ResumableEpochLoop):
 
         for name in model.branches:
             branch = getattr(model, name)
-            layers = [layer for head in branch.heads.values() for layer in _layers(head)]
-            for network in [*_networks(branch.segmentor), *layers]:
+            # A patch classifier pools between its layers; of other heads no more than the layers are a network.
+            heads = branch.heads.values()
+            layers = [x for head in heads for x in ([head] if isinstance(head, PatchClassifier) else _layers(head))]
+            for network in [*networks_of(branch.segmentor), *layers]:
                 network.register_forward_pre_hook(enter)
                 network.register_forward_hook(leave)
             branch.segmentor.backbone.register_forward_hook(self._note_format)
         for network in getattr(model, 'previous', ()):
-            for part in _networks(network):
+            for part in networks_of(network):
                 part.register_forward_pre_hook(enter)
                 part.register_forward_hook(leave)
         # What a method does to features on their way through a network is a part of it.
@@ -200,12 +203,14 @@ class StepsOnFakeCuda(ResumableEpochLoop):
         self.report.predicted = str(result.pred_sem_seg.data.device)
 
 
-def take_steps(cfg: Config, precision: str = 'float32', by_line: bool = False) -> Report:
+def take_steps(cfg: Config, precision: str = 'float32', steps: int = 2, by_line: bool = False) -> Report:
     """Train by a config on the device without values.
 
     Args:
         cfg (Config): Its loader is that of a run, or ``train_dataloader`` is what ``SyntheticCrops`` takes.
         precision (str): One of ``PRECISIONS``.
+        steps (int): How many; the last one writes the log, and what the report tells of one step it tells of this one,
+            for in the first the optimizer has no state yet. Defaults to 2.
         by_line (bool): Whether to note which line takes how much memory. Defaults to False.
     """
     cfg.train_cfg = dict(type='StepsOnFakeCuda', max_epochs=cfg.train_cfg.max_epochs)
@@ -213,11 +218,11 @@ def take_steps(cfg: Config, precision: str = 'float32', by_line: bool = False) -
         cfg[key] = None
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.pop('visualization', None)
-    cfg.default_hooks.logger.interval = STEPS
+    cfg.default_hooks.logger.interval = steps
     cfg.visualizer.vis_backends = []
     cfg.load_from, cfg.resume, cfg.log_level = None, False, 'WARNING'
     forget_weights(cfg.model)
-    StepsOnFakeCuda.report = Report()
+    StepsOnFakeCuda.report, StepsOnFakeCuda.steps = Report(), steps
     with contextlib.ExitStack() as stack:
         # Weights have no values that could be set.
         stack.enter_context(mock.patch.object(Runner, '_init_model_weights', lambda self: None))

@@ -10,7 +10,7 @@ from tests import tiny
 from tests.tiny_run import METHOD_FILES
 
 from . import steps
-from .budgets import LARGE, LAUNCHES
+from .budgets import LARGE, LAUNCHES, OPTIMIZER
 from .device import why_not
 from .steps import HALVES, PRECISIONS, Report, take_steps
 
@@ -36,10 +36,11 @@ def check(report: Report, precision: str) -> None:
 @pytest.mark.parametrize('mpmc', [False, True], ids=['alone', 'with MPMC'])
 @pytest.mark.parametrize('method', METHOD_FILES)
 def test_a_method_trains_on_a_gpu(method, mpmc, precision, drawn, tmp_path):
-    report = take_steps(steps.small(method, drawn, tmp_path, mpmc), precision)
+    report = take_steps(steps.small(method, drawn, tmp_path, mpmc), precision, steps=1 if mpmc else 2)
     check(report, precision)
     most = LAUNCHES[method]
     assert report.launches['forward'] <= most + (LAUNCHES['MPMC'] if mpmc else 0), report.launches
+    assert mpmc or report.launches['optimizer'] <= OPTIMIZER, 'a fused step is few kernels'
 
 
 @pytest.mark.parametrize('path', LARGE)

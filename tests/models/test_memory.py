@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmsemi.models.branch import BranchOutput, of_logits
+from mmsemi.models.losses.at_once import with_gradient_at_once
 from mmsemi.models.losses.pixel import logit_distance, pixel_cross_entropy
 from mmsemi.registry import MODELS
 from mmsemi.structures import PseudoLabel
@@ -71,3 +72,38 @@ def test_a_teacher_leaves_its_features_only_where_they_are_read(method):
     for out in seen[0].values():
         assert bool(out.features) == model.guide_features and out.coarse_logits is not None
         assert model.guide_features or not out.taps
+
+
+def test_a_gradient_at_once_is_the_gradient_and_the_function_runs_once():
+    calls = []
+
+    def function(first, second):
+        calls.append(torch.is_grad_enabled())
+        return (first.exp() * second).sum()
+
+    first, second = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    value = with_gradient_at_once(function, first, second.detach())
+    (3 * value).backward()
+    assert torch.equal(value, (first.exp() * second).sum()) and calls == [True]
+    torch.testing.assert_close(first.grad, 3 * first.detach().exp() * second.detach())
+    assert second.grad is None
+    with torch.no_grad():
+        assert not with_gradient_at_once(function, first, second).requires_grad
+    assert torch.autograd.gradcheck(lambda x: with_gradient_at_once(lambda y: y.pow(3).mean(), x), (first,))
+
+
+@pytest.mark.parametrize('half', [torch.float16, torch.bfloat16], ids=str)
+def test_a_gradient_in_half_precision_keeps_its_small_numbers_until_they_are_scaled(half):
+    """Each is 1e-8, below what float16 holds; times a scale of 65,536 it is not."""
+    scores = torch.ones(2, 3, dtype=half, requires_grad=True)
+    with torch.autocast('cpu', half):
+        value = with_gradient_at_once(lambda x: 1e-8 * x.sum(), scores)
+    (65_536 * value).backward()
+    assert value.dtype == torch.float32 and scores.grad.dtype == half
+    torch.testing.assert_close(scores.grad.float(), torch.full((2, 3), 65_536e-8), rtol=1e-2, atol=0)
+
+
+def test_an_input_that_does_not_matter_gets_no_gradient():
+    used, unused = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    with_gradient_at_once(lambda x, y: x.sum(), used, unused).backward()
+    assert used.grad is not None and unused.grad is None
