@@ -193,7 +193,10 @@ def wrapper_config(cfg: Config) -> dict:
     kind = asked.get('type', 'MMDistributedDataParallel')
     if kind not in ('MMDistributedDataParallel', 'DistributedDataParallel'):
         return asked
-    given = {'type': kind, 'find_unused_parameters': cfg.get('find_unused_parameters', False)}
+    # Without unlabeled images a method's heads may have nothing to learn from.
+    sampler = (cfg.get('train_dataloader') or {}).get('sampler') or {}
+    unused = cfg.get('find_unused_parameters', False) or sampler.get('unlabeled', 1) == 0
+    given = {'type': kind, 'find_unused_parameters': unused}
     if not asked.keys() & {'broadcast_buffers', 'forward_sync_buffers'}:
         # Its name since torch 2.13, which warns of the old one.
         new = 'forward_sync_buffers' in inspect.signature(DistributedDataParallel.__init__).parameters

@@ -187,7 +187,12 @@ class SemiSegmentor(BaseSegmentor):
     # Losses
 
     def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
-        """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
+        """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised.
+
+        A batch without unlabeled images is learned from by the supervised half alone.
+        """
+        if not len(inputs.weak):
+            return self._loss_of_labels_alone(inputs)
         branches = [getattr(self, name) for name in self.branches]
         with encoded_once(branches if self.encoder_frozen and self.has_teacher else []):
             guides = self.guide_views(inputs)
@@ -210,6 +215,18 @@ class SemiSegmentor(BaseSegmentor):
             **add_prefix(_weighted(supervised, self.sup_weight), 'sup'),
             **add_prefix(_weighted(unsupervised, self.unsup_factor()), 'unsup'),
         }
+
+    def labeled_view(self, streams: Streams) -> BranchOutput:
+        """Run the student on the labeled images of a batch that has no others."""
+        return self.student(streams.labeled)
+
+    def _loss_of_labels_alone(self, streams: Streams) -> dict[str, Tensor]:
+        self.seen = Seen(streams) if self.watching else None
+        out = self.labeled_view(streams)
+        losses = self.supervised_loss(out, streams.labels)
+        for plugin in self.plugins:
+            losses.update(plugin.supervised_loss(out, streams.labels))
+        return add_prefix(_weighted(losses, self.sup_weight), 'sup')
 
     @torch.no_grad()
     def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
