@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsemi.apis.config_keys import check_files, check_numbers, check_optimizers, check_option, read_config
+from mmsemi.apis.config_keys import check_files, check_numbers, check_optimizers, check_options, read_bases, read_config
 from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
@@ -109,10 +109,10 @@ def load_config(args: argparse.Namespace) -> Config:
     path = find_config(args.config)
     cfg = read_config(path)
     check_files(cfg, path)
-    for option in args.cfg_options or ():
-        check_option(cfg, option)
-    merge_options(cfg, args.cfg_options or {})
-    resolve(cfg)
+    options = args.cfg_options or {}
+    merge_options(cfg, options)
+    check_options(cfg, options, path)
+    resolve(cfg, read_bases(path))
     check_numbers(cfg)
     _remove_hooks(cfg)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
