@@ -111,6 +111,20 @@ def _put(tree: dict, path: str, value: Any) -> None:
     tree[last] = value
 
 
+def carry(node: Any, key: str, old: Any, new: Any) -> None:
+    """Give what is called ``key``, or is the crop of the preprocessor, a new value wherever it has the old one."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            same = name == key or (key == 'crop_size' and name == 'size' and node.get('type') == 'SemiDataPreprocessor')
+            if same and _plain(value) == _plain(old):
+                node[name] = new
+            else:
+                carry(value, key, old, new)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            carry(value, key, old, new)
+
+
 def references(node: Any) -> set[str]:
     """The top-level keys that a part of a config refers to."""
     if isinstance(node, dict):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmsemi.apis.config import references
+from mmsemi.apis.config import carry, references
 from mmsemi.apis.errors import PACKAGE, UsageError
 
 READ_ELSEWHERE = {
@@ -22,9 +22,10 @@ READ_ELSEWHERE = {
     'find_unused_parameters', 'runner_type', 'test_pipeline', 'tta_model', 'tta_pipeline',
 }  # fmt: skip
 """Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them."""
+CARRIED = {'data_root', 'crop_size'}
+"""Keys of bases that take effect wherever they are set (:func:`carry_on`)."""
 _ROOTS = (PACKAGE / '.mim', PACKAGE.parent)
 _INSTEAD = {
-    'crop_size': 'the crop of train_dataloader.dataset.pipeline and model.data_preprocessor.size',
     'network': 'model.student',
     'norm_cfg': 'norm_cfg of the parts of model.student',
     'train_pipeline': 'train_dataloader.dataset.pipeline',
@@ -52,7 +53,7 @@ def check_options(cfg: Config, options: Iterable[str], path: str) -> None:
     assigned = {name for file in _files(path) for name in file.assigned}
     for option in options:
         key = option.split('.')[0]
-        if key in known or key in referred:
+        if key in known or key in referred or option in CARRIED:
             continue
         if key in assigned:
             raise UsageError(f'--cfg-options {option}: {_used_already(key, path)}')
@@ -73,6 +74,24 @@ def referred_keys(cfg: Config) -> set[str]:
     if 'network' in tree and isinstance(tree.get('model'), dict) and 'student' not in tree['model']:
         found |= {'network'} | references(tree['network'])
     return found
+
+
+def carry_on(cfg: Config, path: str, before: dict) -> None:
+    """Let ``data_root`` and ``crop_size`` take effect where a base used its own value when it was read.
+
+    Whatever is called so, or is the crop that the preprocessor expects, and had the value of before, gets the new one.
+
+    Args:
+        cfg (Config): With the options; changed in place.
+        path (str): The config's file.
+        before (dict): ``data_root`` and ``crop_size`` before the options were put in.
+    """
+    top = _files(path)[0]
+    earlier = [Config.fromfile(base) for base in top.bases if CARRIED & top.assigned - top.loaded]
+    for key in CARRIED & cfg.keys():
+        for old in [before.get(key), *(base[key] for base in earlier if key in base)]:
+            if old is not None and old != cfg[key]:
+                carry(cfg._cfg_dict, key, old, cfg[key])
 
 
 def _used_already(key: str, place: str) -> str:
@@ -117,7 +136,7 @@ def check_files(cfg: Config, path: str) -> None:
     unread = []
     for key in cfg:
         places = [number for number, file in enumerate(files) if key in file.assigned]
-        if key in known or key in referred or not places:
+        if key in known | CARRIED or key in referred or not places:
             continue
         first = files[places[0]]
         used = key in first.loaded or any(key in file.inherited for file in files[: places[0] + 1])

@@ -20,6 +20,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry
 
 from mmsemi.engine import checkpoints
+from mmsemi.models.branch import share_classes
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import DATASETS, MODELS, TRANSFORMS
 from mmsemi.utils import register_all_modules
@@ -101,6 +102,7 @@ def plain_model(cfg: Config) -> tuple[dict, dict[str, str]]:
     preprocessor = cfg.model.data_preprocessor.to_dict()
     # As it was trained: plain mmseg does not know the crop.
     model = with_align_corners(copy.deepcopy(cfg.model.student.to_dict()), preprocessor['size'])
+    share_classes(model)
     model['backbone'].pop('with_cp', None)  # a matter of training, which not every backbone of mmseg knows
     kept = {key: preprocessor[key] for key in PREPROCESSOR_KEYS if key in preprocessor}
     model.update(pretrained=None, train_cfg=None, data_preprocessor={'type': 'SegDataPreProcessor', **kept})

@@ -22,7 +22,16 @@ from mmengine.runner import Runner
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsemi.apis.config_keys import check_files, check_numbers, check_optimizers, check_options, read_bases, read_config
+from mmsemi.apis.config_keys import (
+    CARRIED,
+    carry_on,
+    check_files,
+    check_numbers,
+    check_optimizers,
+    check_options,
+    read_bases,
+    read_config,
+)
 from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
@@ -110,8 +119,10 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(path)
     check_files(cfg, path)
     options = args.cfg_options or {}
+    before = {key: cfg.get(key) for key in CARRIED}
     merge_options(cfg, options)
     check_options(cfg, options, path)
+    carry_on(cfg, path, before)
     resolve(cfg, read_bases(path))
     check_numbers(cfg)
     _remove_hooks(cfg)

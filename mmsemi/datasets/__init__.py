@@ -10,7 +10,7 @@ from .partition import draw_partition, labeled_count, read_list, write_list
 from .semi_dataset import SemiDataset
 from .shapes import ShapesDataset
 from .stream_sampler import StreamBatchSampler, StreamSampler
-from .transforms import LimitSide, LoadSegAnnotations, RandomScale
+from .transforms import LimitSide, LoadSegAnnotations, RandomCrop, RandomScale
 from .voc import PascalVOCAugDataset
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     'ListedDataset',
     'LoadSegAnnotations',
     'PascalVOCAugDataset',
+    'RandomCrop',
     'RandomScale',
     'SemiDataset',
     'ShapesDataset',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
+from mmseg.datasets import transforms as mmseg
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 from torch.nn import functional as F
@@ -47,6 +48,25 @@ class LoadSegAnnotations(LoadAnnotations):
                 labels[ids == old] = new
         results['gt_seg_map'] = labels
         results['seg_fields'].append('gt_seg_map')
+
+
+@TRANSFORMS.register_module()
+class RandomCrop(mmseg.RandomCrop):
+    """mmseg's ``RandomCrop``, for images without a mask too: ``cat_max_ratio`` is of no effect on them.
+
+    Args:
+        *args, **kwargs: Those of mmseg's.
+    """
+
+    def crop_bbox(self, results: dict) -> tuple:
+        """The crop, ``(top, bottom, left, right)``: the first that is drawn, where there is no mask to judge it by."""
+        if 'gt_seg_map' in results:
+            return super().crop_bbox(results)
+        ratio, self.cat_max_ratio = self.cat_max_ratio, 1.0
+        try:
+            return super().crop_bbox(results)
+        finally:
+            self.cat_max_ratio = ratio
 
 
 @TRANSFORMS.register_module()

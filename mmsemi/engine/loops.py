@@ -143,11 +143,13 @@ class _CheckedLoop:
         fp16: bool = False,
         check_files: bool = True,
     ) -> None:
+        # What the masks show (this rank's share of them), and sentences on files that are left out.
+        self.shown, self.lost = None, []
         if check_files and isinstance(dataloader, dict):
             # Importing mmseg's data sets takes seconds and prints, which is too much for a tool's --help.
             from mmsemi.datasets import check_evaluation_data
 
-            check_evaluation_data(dataloader['dataset'], self.data_key)
+            self.shown, self.lost = check_evaluation_data(dataloader['dataset'], self.data_key)
         super().__init__(runner, dataloader, evaluator, fp16)
 
 

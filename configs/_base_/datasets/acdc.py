@@ -26,13 +26,13 @@ train_dataloader = dict(
     batch_size=16,
     sampler=dict(labeled=8, unlabeled=8),
     dataset=dict(
-        dataset=dict(type=dataset_type, data_root='${data_root}', ann_file='lists/train.txt', apart_from=val_list),
+        dataset=dict(type=dataset_type, data_root=data_root, ann_file='lists/train.txt', apart_from=val_list),
         labeled='lists/cases_3.txt',
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    dataset=dict(type=dataset_type, data_root='${data_root}', ann_file=val_list, pipeline=test_pipeline),
+    dataset=dict(type=dataset_type, data_root=data_root, ann_file=val_list, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 

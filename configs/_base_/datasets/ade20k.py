@@ -26,7 +26,7 @@ train_dataloader = dict(
     dataset=dict(
         dataset=dict(
             type=dataset_type,
-            data_root='${data_root}',
+            data_root=data_root,
             data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         ),
         labeled=2526,
@@ -36,7 +36,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(
         type=dataset_type,
-        data_root='${data_root}',
+        data_root=data_root,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         pipeline=test_pipeline,
     ),

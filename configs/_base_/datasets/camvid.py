@@ -29,7 +29,7 @@ train_dataloader = dict(
     dataset=dict(
         dataset=dict(
             type=dataset_type,
-            data_root='${data_root}',
+            data_root=data_root,
             folders=('train', 'val'),
             sequences=('0001TP', '0016E5'),
         ),
@@ -40,7 +40,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(
         type=dataset_type,
-        data_root='${data_root}',
+        data_root=data_root,
         folders=('train', 'val'),
         sequences=('0006R0',),
         pipeline=test_pipeline,

@@ -26,7 +26,7 @@ train_dataloader = dict(
     dataset=dict(
         dataset=dict(
             type=dataset_type,
-            data_root='${data_root}',
+            data_root=data_root,
             data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'),
         ),
         labeled='1/8',
@@ -36,7 +36,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(
         type=dataset_type,
-        data_root='${data_root}',
+        data_root=data_root,
         data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
         pipeline=test_pipeline,
     ),

@@ -24,7 +24,7 @@ test_pipeline = [
 train_dataloader = dict(
     dataset=dict(
         dataset=dict(
-            type=dataset_type, data_root='${data_root}', data_prefix=dict(img_path='train2017', seg_map_path='masks')
+            type=dataset_type, data_root=data_root, data_prefix=dict(img_path='train2017', seg_map_path='masks')
         ),
         labeled='1/32',
         pipeline=train_pipeline,
@@ -33,7 +33,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(
         type=dataset_type,
-        data_root='${data_root}',
+        data_root=data_root,
         data_prefix=dict(img_path='val2017', seg_map_path='masks'),
         pipeline=test_pipeline,
     ),

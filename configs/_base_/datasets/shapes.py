@@ -29,7 +29,7 @@ train_dataloader = dict(
     persistent_workers=False,
     sampler=dict(labeled=4, unlabeled=4),
     dataset=dict(
-        dataset=dict(type=dataset_type, data_root='${data_root}', ann_file='ImageSets/Segmentation/train.txt'),
+        dataset=dict(type=dataset_type, data_root=data_root, ann_file='ImageSets/Segmentation/train.txt'),
         labeled=24,
         require_all_classes=True,
         pipeline=train_pipeline,
@@ -41,7 +41,7 @@ val_dataloader = dict(
     persistent_workers=False,
     dataset=dict(
         type=dataset_type,
-        data_root='${data_root}',
+        data_root=data_root,
         ann_file='ImageSets/Segmentation/val.txt',
         pipeline=test_pipeline,
     ),

@@ -23,7 +23,7 @@ test_pipeline = [
 
 train_dataloader = dict(
     dataset=dict(
-        dataset=dict(type=dataset_type, data_root='${data_root}'),
+        dataset=dict(type=dataset_type, data_root=data_root),
         labeled='1/8',
         candidates=None,
         pipeline=train_pipeline,
@@ -32,7 +32,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(
         type='PascalVOCDataset',
-        data_root='${data_root}',
+        data_root=data_root,
         data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
         ann_file='ImageSets/Segmentation/val.txt',
         pipeline=test_pipeline,
