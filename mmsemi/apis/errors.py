@@ -124,6 +124,7 @@ RULES = (
     Rule(_named('Stopped'), lambda error: error.sentence, RESUME_ME),
     Rule(_is(KeyboardInterrupt), _constant('interrupted; a training goes on with --resume.'), 130),
     Rule(_is(UsageError), _message),
+    Rule(_named('RehearsalError'), lambda error: '\nerror: '.join(error.problems)),
     Rule(_named('DistNetworkError', 'DistStoreError', 'DistBackendError'), lambda error: _network_sentence(error)),
     Rule(
         _says(*_NETWORK, kinds=(RuntimeError, ConnectionError)),

@@ -73,8 +73,8 @@ class Shown:
         if not total:
             return [
                 f'All pixels of the {self.masks} {part} masks are {IGNORE_INDEX}, which is ignored: there is nothing '
-                f'to {"learn" if part == "labeled" else "judge"}. Correct the masks; if {IGNORE_INDEX} stands for a class, write its id, or let '
-                '`mmsemi init` map it.'
+                f'to {"learn" if part == "labeled" else "judge"}. Correct the masks; if {IGNORE_INDEX} stands for a '
+                'class, write its id, or let `mmsemi init` map it.'
             ], []
         shown = len(self.classes) - len(self.absent)
         if shown == 1 and len(self.classes) > 1:
@@ -171,8 +171,8 @@ def leaks(parts: dict[str, Sequence[str]], thorough: bool = False) -> list[str]:
         both = [path for path in parts.get(part, ()) if os.path.realpath(path) in judged]
         if both:
             found.append(
-                f'{len(both)} of {len(judged)} validation images are {part} images of training, too (first: {both[0]}): '
-                'scores of images that were trained on say little; take them out of one part.'
+                f'{len(both)} of {len(judged)} validation images are {part} images of training, too (first: '
+                f'{both[0]}): scores of images that were trained on say little; take them out of one part.'
             )
     if found or not (thorough or sum(map(len, parts.values())) <= _MOST_COMPARED):
         return found

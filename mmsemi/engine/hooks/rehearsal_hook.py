@@ -20,5 +20,6 @@ class RehearsalHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Rehearse."""
-        rehearse(runner)
+        """Rehearse; warnings go to the log."""
+        for warning in rehearse(runner):
+            runner.logger.warning(warning)
