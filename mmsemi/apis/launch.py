@@ -244,7 +244,10 @@ def build_runner(cfg: Config) -> Runner:
     """
     with quiet():
         register_all_modules(init_default_scope=False)
+        # Which imports mmcv and OpenCV.
+        from mmsemi.apis.images import fit_images
     check_optimizers(cfg)
+    fit_images(cfg)
     return Runner.from_cfg(cfg)
 
 
