@@ -20,7 +20,7 @@ from mmsemi.apis.errors import UsageError
 READ_ELSEWHERE = {
     'activation_checkpointing', 'auto_scale_lr', 'backend_args', 'baseline', 'compile', 'custom_imports', 'data_root',
     'dataset_type', 'efficient_conv_bn_eval', 'facts', 'find_unused_parameters', 'network', 'runner_type',
-    'test_pipeline', 'tta_model', 'tta_pipeline',
+    'test_pipeline', 'train_pipeline', 'tta_model', 'tta_pipeline',
 }  # fmt: skip
 """Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them."""
 _WHOLE = {'max_epochs': 1, 'max_iters': 1, 'val_interval': 1, 'val_begin': 0}
