@@ -130,14 +130,15 @@ def test_an_epoch_draws_the_same_numbers_whatever_came_before():
     assert float(model.epoch) == pytest.approx(1.1)
 
 
-def test_epochs_and_seeds_draw_different_numbers():
+def test_iterations_seeds_and_ranks_draw_different_numbers(monkeypatch):
     model, draws = tiny.build('FixMatch'), set()
-    for seed, iteration in ((0, 0), (0, 10), (1, 0)):
+    for seed, iteration, rank in ((0, 0, 0), (0, 10, 0), (1, 0, 0), (0, 0, 1)):
+        monkeypatch.setattr('mmsemi.engine.hooks.progress_hook.get_rank', lambda rank=rank: rank)
         hook = ProgressHook()
         hook.before_train(runner(model))
         hook.before_train_iter(runner(model, iter=iteration, seed=seed), 0)
         draws.add(float(torch.rand(())))
-    assert len(draws) == 3
+    assert len(draws) == 4
 
 
 def test_a_broken_loss_is_named_with_its_iteration_before_a_checkpoint_is_written(tmp_path):
