@@ -68,10 +68,18 @@ def export(arguments: list[str]) -> None:
     parser.add_argument('checkpoint', help='checkpoint of mmsemi')
     parser.add_argument('out', help='where to write, with or without .pth; the config lies beside it')
     parser.add_argument('--branch', choices=['student', 'teacher'], help='default: the teacher, if there is one')
+    parser.add_argument('--onnx', action='store_true', help='also write an ONNX file, held against PyTorch')
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        metavar=('HEIGHT', 'WIDTH'),
+        help="of the ONNX file's images, where the network does not leave them free; default: the training crop",
+    )
     args = parser.parse_args(arguments)
     with quiet():
         from .export import export as export_network
-    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch)
+    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch, args.onnx, args.size)
 
 
 def main() -> None:
