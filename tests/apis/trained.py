@@ -43,5 +43,5 @@ def settle(network: torch.nn.Module) -> None:
             module.momentum = None  # the statistics of the one pass below: then no class wins everywhere
     channels = next(m.in_channels for m in network.backbone.modules() if isinstance(m, torch.nn.Conv2d))
     with torch.no_grad():
-        network(torch.randn(2, channels, 64, 64))
+        network(torch.randn(2, channels, 112, 112))  # whole patches of 14 and of 16
     network.eval()
