@@ -10,6 +10,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+ONNX = ['onnx>=1.16', 'onnxscript>=0.3', 'onnxruntime>=1.18']
+DOCS = ['sphinx>=7.2', 'myst-parser>=3.0', 'furo>=2024.5.6']
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
 
 
@@ -89,9 +91,17 @@ setup(
         ],
         # What tools/dataset_converters/acdc.py reads scans with.
         'acdc': ['nibabel>=5.0'],
+        # What `mmsemi export --onnx` writes and checks files with.
+        'onnx': ONNX,
+        # What builds the pages of docs/ into a site.
+        'docs': DOCS,
         # Encoders of timm, by mmseg's and mmpretrain's TIMMBackbone; DINOv3 is there from this version on.
         'timm': ['timm>=1.0.20'],
-        'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'ruff>=0.9', 'setuptools>=70.1', 'nibabel>=5.0', 'timm>=1.0.20'],
+        'test': [
+            *('pytest>=7.4', 'pytest-xdist>=3.3', 'ruff>=0.9', 'setuptools>=70.1', 'nibabel>=5.0', 'timm>=1.0.20'),
+            *ONNX,
+            *DOCS,
+        ],
     },
     cmdclass={'build_py': BuildWithMim},
 )

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config
-
+from mmsemi.apis.evaluation import set_outputs, set_tta
 from mmsemi.apis.launch import UsageError, add_arguments, build_runner, load_config, run
 
 
@@ -21,29 +20,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint of mmsemi, or of the same segmentor in plain mmseg')
     parser.add_argument('--branch', choices=['student', 'teacher'], help='default: what the config says')
     parser.add_argument('--show-dir', help='folder for images with the prediction painted over them')
-    parser.add_argument('--out', help='folder for the predictions, PNG files of class ids')
+    parser.add_argument(
+        '--out', help='folder for the predictions, PNG files of class ids under the relative paths of the images'
+    )
     parser.add_argument('--tta', action='store_true', help='average over the scales and flips of tta_pipeline')
     add_arguments(parser)
     return parser.parse_args()
-
-
-def set_outputs(cfg: Config, show_dir: str | None, out: str | None) -> None:
-    """Ask for painted images and for PNG files of class ids."""
-    if show_dir:
-        cfg.default_hooks.visualization.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = show_dir
-    if out:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-        evaluators[0].output_dir = out
-
-
-def set_tta(cfg: Config) -> None:
-    """Predict with several views of each image."""
-    for key in ('tta_model', 'tta_pipeline'):
-        if key not in cfg:
-            raise UsageError(f'--tta needs the key {key}, which the config does not have.')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-    cfg.model = dict(cfg.tta_model, module=cfg.model)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .launch import quiet, run
+from .launch import add_arguments, load_config, quiet, run
 
 _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {}
 
@@ -61,6 +61,36 @@ def predict(arguments: list[str]) -> None:
     predict_images(**vars(args))
 
 
+@command('browse', 'draw what a training step sees')
+def browse(arguments: list[str]) -> None:
+    """Read the command line and draw a batch."""
+    parser = argparse.ArgumentParser('mmsemi browse', description='Draw one batch as the method of a config sees it')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', nargs='?', help='whose network labels and predicts; default: an untrained one')
+    parser.add_argument('--out', default='browse.png', help='PNG file to write')
+    parser.add_argument('--images', type=int, default=4, help='unlabeled images to draw at most: 4')
+    parser.add_argument('--seed', type=int, default=0, help='draws another batch and other views')
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .browse import browse as draw_batch
+    draw_batch(load_config(args), args.checkpoint, args.out, args.images, args.seed)
+
+
+@command('plot', 'draw the curves of runs, or features by class')
+def plot(arguments: list[str]) -> None:
+    """Read the command line and draw."""
+    parser = argparse.ArgumentParser('mmsemi plot', description='Draw the curves of runs into one picture')
+    parser.add_argument('runs', nargs='*', help='work folders of runs')
+    parser.add_argument('--features', metavar='CHECKPOINT', help='draw what its network makes of pixels, by class')
+    parser.add_argument('--out', default='plot.png', help='PNG file to write')
+    parser.add_argument('--branch', choices=['student', 'teacher'], help='with --features; default: the teacher')
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .plot import plot as draw
+    draw(args.runs, args.features, args.out, args.branch)
+
+
 @command('export', 'take the network out of a checkpoint, for plain mmseg')
 def export(arguments: list[str]) -> None:
     """Read the command line and export."""
@@ -68,10 +98,18 @@ def export(arguments: list[str]) -> None:
     parser.add_argument('checkpoint', help='checkpoint of mmsemi')
     parser.add_argument('out', help='where to write, with or without .pth; the config lies beside it')
     parser.add_argument('--branch', choices=['student', 'teacher'], help='default: the teacher, if there is one')
+    parser.add_argument('--onnx', action='store_true', help='also write an ONNX file, held against PyTorch')
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        metavar=('HEIGHT', 'WIDTH'),
+        help="of the ONNX file's images, where the network does not leave them free; default: the training crop",
+    )
     args = parser.parse_args(arguments)
     with quiet():
         from .export import export as export_network
-    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch)
+    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch, args.onnx, args.size)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from .hooks.progress_hook import ProgressHook
 from .hooks.prototype_hook import PrototypeHook
 from .hooks.pseudo_label_hook import PseudoLabelHook
 from .hooks.rehearsal_hook import RehearsalHook
+from .hooks.save_masks_hook import SaveMasksHook
 from .hooks.sync_statistics_hook import SyncStatisticsHook
 from .hooks.unreadable_image_hook import UnreadableImageHook
 from .layer_decay import LayerDecayOptimizerConstructor, LearningRateDecayOptimizerConstructor
@@ -49,6 +50,7 @@ __all__ = [
     'ProgressHook',
     'LayerDecayOptimizerConstructor',
     'LearningRateDecayOptimizerConstructor',
+    'SaveMasksHook',
     'SemiOptimWrapperConstructor',
     'SyncStatisticsHook',
     'TeacherStudentValLoop',

@@ -189,6 +189,8 @@ class MLLC(SemiSegmentor):
         self.observe(guide, label)
         self.observe(views['guide_labeled'], streams.labels)
         pseudo = self.reweight(PseudoLabel(label, streams.valid.to(guide.coarse_logits.dtype)), guide)
+        if self.seen:
+            self.show(pseudo, label_before_the_graph=guide.logits.argmax(1), label_after_the_graph=label)
         mixed, valid = mix.labels(pseudo), mix.maps(streams.valid)
         return {
             'loss_slg': self.slg_weight * self.slg_loss(out, mixed.label),
