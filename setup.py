@@ -103,5 +103,6 @@ setup(
             *DOCS,
         ],
     },
+    entry_points={'console_scripts': ['mmsemi = mmsemi.apis.cli:main']},
     cmdclass={'build_py': BuildWithMim},
 )

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .launch import add_arguments, load_config, quiet, run
+from .comparing import compare as compare_configs, compare_parser
+from .launch import add_arguments, build_runner, load_config, quiet, run
+from .testing import test_config, test_parser
+from .training import run_training, train_parser
 
 _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {}
 
@@ -41,6 +44,36 @@ def init(arguments: list[str]) -> None:
     parser.add_argument('--gpu-memory', type=float, metavar='GIB', help="default: this machine's")
     parser.add_argument('--out', required=True, help='folder to write')
     init_project(**vars(parser.parse_args(arguments)))
+
+
+@command('check', 'look at the data of a config and try what a run will do')
+def check(arguments: list[str]) -> None:
+    """Read the command line and look."""
+    parser = argparse.ArgumentParser('mmsemi check', description='Look at the data of a config, and rehearse its run')
+    parser.add_argument('config', help='config file')
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .checking import run_check
+    run_check(args)
+
+
+@command('train', 'train')
+def train(arguments: list[str]) -> None:
+    """Read the command line and train."""
+    run_training(train_parser('mmsemi train').parse_args(arguments))
+
+
+@command('test', 'evaluate a checkpoint')
+def test(arguments: list[str]) -> None:
+    """Read the command line and evaluate."""
+    build_runner(test_config(test_parser('mmsemi test').parse_args(arguments))).test()
+
+
+@command('compare', 'train configs with several seeds and compare them')
+def compare(arguments: list[str]) -> None:
+    """Read the command line, train and compare."""
+    compare_configs(**vars(compare_parser('mmsemi compare').parse_args(arguments)))
 
 
 @command('predict', 'write masks for images that have none')

@@ -46,12 +46,13 @@ class RehearsalError(ValueError):
         self.problems = problems
 
 
-def rehearse(runner: Runner, thorough: bool = False) -> list[str]:
+def rehearse(runner: Runner, thorough: bool = False, write: bool = True) -> list[str]:
     """Try what a run will do, on the first rank, and look at what was seen of the data on all.
 
     Args:
         runner (Runner): Ready to train.
         thorough (bool): Whether contents of files are compared however many there are. Defaults to False.
+        write (bool): Whether writing to the work folder is tried. Defaults to True.
 
     Returns:
         list[str]: What the user should know and what does not end the run.
@@ -68,7 +69,7 @@ def rehearse(runner: Runner, thorough: bool = False) -> list[str]:
             lambda: (try_training_images(runner), []),
             lambda: (try_step(runner), []),
             lambda: (try_validation(runner), []),
-            lambda: (check_work_dir(runner), []),
+            lambda: (check_work_dir(runner) if write else [], []),
         ):
             problems, warnings = check()
             told[1] += problems
