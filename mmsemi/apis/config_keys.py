@@ -30,6 +30,8 @@ _INSTEAD = {
     'norm_cfg': 'norm_cfg of the parts of model.student',
     'train_pipeline': 'train_dataloader.dataset.pipeline',
 }
+_USUAL = {'backend_args', 'dataset_type', 'network', 'norm_cfg', 'train_pipeline'}
+"""Names for parts of a config; one that a run has written holds the parts and the names."""
 _WHOLE = {'max_epochs': 1, 'max_iters': 1, 'val_interval': 1, 'val_begin': 0}
 
 
@@ -144,6 +146,8 @@ def check_files(cfg: Config, path: str) -> None:
             continue
         if len(places) > 1:
             raise UsageError(f'{first.path}: {_used_already(key, str(files[places[1]].path))}')
+        if key in _USUAL:
+            continue
         close = _close(key, known - {'cfg'})
         if close:
             raise UsageError(f'{first.path}: nothing reads the key {key}; did you mean {close}?')
