@@ -101,6 +101,30 @@ def _follow(match: re.Match, tree: dict, place: str, depth: int) -> Any:
     return len(value) if match['call'] else value
 
 
+def open_references(tree: dict, key: str) -> None:
+    """Where the way to a key leads through a reference, put a copy of what it stands for there, which can be changed.
+
+    Args:
+        tree (dict): All of a config; changed in place.
+        key (str): With dots; a number is a place in a list.
+    """
+    node: Any = tree
+    for part in key.split('.')[:-1]:
+        holder, place = node, part
+        if isinstance(node, (list, tuple)):
+            place = int(part) if part.isdigit() and int(part) < len(node) else None
+        elif not (isinstance(node, dict) and part in node):
+            return
+        if place is None:
+            return
+        node = holder[place]
+        for _ in range(_DEEPEST):
+            match = _REFERENCE.fullmatch(node) if isinstance(node, str) else None
+            if not match or match['call'] or isinstance(holder, tuple):
+                break
+            node = holder[place] = _copy(_get(tree, match['path']))
+
+
 def _put(tree: dict, path: str, value: Any) -> None:
     """Set the key at a dotted path, where there is a dict to hold it."""
     *parents, last = path.split('.')

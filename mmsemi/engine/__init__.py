@@ -15,6 +15,7 @@ from .hooks.rehearsal_hook import RehearsalHook
 from .hooks.save_masks_hook import SaveMasksHook
 from .hooks.sync_statistics_hook import SyncStatisticsHook
 from .hooks.unreadable_image_hook import UnreadableImageHook
+from .iou_metric import IoUMetric
 from .layer_decay import LayerDecayOptimizerConstructor, LearningRateDecayOptimizerConstructor
 from .loops import (
     CheckedTestLoop,
@@ -43,6 +44,7 @@ __all__ = [
     'EMATeacherHook',
     'FiniteLossHook',
     'ForegroundDice',
+    'IoUMetric',
     'PreviousNetworksHook',
     'PrototypeHook',
     'PseudoLabelHook',

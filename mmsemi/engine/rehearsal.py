@@ -137,7 +137,20 @@ def check_classes(runner: Runner) -> list[str]:
                 f'classes; set num_classes={len(classes)} (network.decode_head.num_classes in most configs), or '
                 'correct metainfo.classes.'
             )
-    return problems[:1]
+    return [*problems[:1], *_check_class_weights(model)]
+
+
+def _check_class_weights(model: nn.Module) -> list[str]:
+    """Losses weigh as many classes as there are."""
+    problems = []
+    for name, module in model.student.named_modules():
+        weights = getattr(module, 'class_weight', None)
+        if isinstance(weights, (list, tuple, Tensor)) and len(weights) != model.num_classes:
+            problems.append(
+                f'model.student.{name.removeprefix("segmentor.")}.class_weight has {len(weights)} numbers, but there '
+                f'are {model.num_classes} classes; give one number a class.'
+            )
+    return problems
 
 
 def _sampler(runner: Runner) -> Any:
@@ -288,10 +301,28 @@ def try_step(runner: Runner) -> list[str]:
             on_meta(streams, None, mode='loss')
         except Exception as error:
             where = current()
-            place = f'model.{where[0]} ({where[1]})' if where else type(model).__name__
             height, width = model.data_preprocessor.size
-            return [f'A step at the crop {height} x {width} fails in {place}: {_words(error)}{_mend(error)}']
+            begin = f'A step at the crop {height} x {width} fails in'
+            if where is None:
+                return [f'{begin} {type(model).__name__}: {_words(error)}{_mend(error)}']
+            name, module, shape = where
+            begin += f' model.{name} ({type(module).__name__})'
+            key, wanted = _width_of(module)
+            if shape and wanted and len(shape) > 1 and (got := shape[-1 if key == 'in_features' else 1]) != wanted:
+                return [
+                    f'{begin}: its width {key}={wanted} does not fit what it reads, which has {got} channels; correct '
+                    'in_channels there, or what it reads.'
+                ]
+            return [f'{begin}: {_words(error)}{_mend(error)}']
     return []
+
+
+def _width_of(module: nn.Module) -> tuple[str, int | None]:
+    """The key that says how wide the input of a layer is, and how wide."""
+    return next(
+        ((key, getattr(module, key)) for key in ('in_channels', 'in_features', 'num_features') if hasattr(module, key)),
+        ('', None),
+    )
 
 
 def _mend(error: Exception) -> str:
@@ -362,16 +393,16 @@ def _alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _tracked(model: nn.Module) -> Iterator[Callable[[], tuple[str, str] | None]]:
-    """Know which module is running: the name and class of the innermost one."""
+def _tracked(model: nn.Module) -> Iterator[Callable[[], tuple[str, nn.Module, tuple[int, ...] | None] | None]]:
+    """Know which module is running: the name of the innermost one, itself, and the shape of what it was given."""
     names = {module: name for name, module in model.named_modules()}
-    running: list[nn.Module] = []
+    running: list[tuple[nn.Module, tuple[int, ...] | None]] = []
 
-    def enter(module: nn.Module, *_: Any) -> None:
-        running.append(module)
+    def enter(module: nn.Module, args: tuple) -> None:
+        running.append((module, tuple(args[0].shape) if args and isinstance(args[0], Tensor) else None))
 
     def leave(module: nn.Module, *_: Any) -> None:
-        if running and running[-1] is module:
+        if running and running[-1][0] is module:
             running.pop()
 
     handles = [
@@ -380,9 +411,9 @@ def _tracked(model: nn.Module) -> Iterator[Callable[[], tuple[str, str] | None]]
         for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))
     ]
 
-    def current() -> tuple[str, str] | None:
-        named = [module for module in running if names.get(module)]
-        return (names[named[-1]], type(named[-1]).__name__) if named else None
+    def current() -> tuple[str, nn.Module, tuple[int, ...] | None] | None:
+        named = [entry for entry in running if names.get(entry[0])]
+        return (names[named[-1][0]], *named[-1]) if named else None
 
     try:
         yield current
