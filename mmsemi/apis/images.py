@@ -19,9 +19,8 @@ def fit_images(cfg: Config, logger: Logger | None = None) -> None:
     """Let network and preprocessor take images of the channels and the depth that the pipeline reads.
 
     Where ``LoadImageFromFile`` reads gray images (``color_type='grayscale'``) or images as they are (``'unchanged'``),
-    ``backbone.in_channels`` is set unless the config does so, and ImageNet's means and deviations become as many
-    numbers, in the images' own unit; ``data_preprocessor.max_value`` follows their depth. Components must have been
-    registered.
+    ``backbone.in_channels`` is set unless the config does so, and ImageNet's means and deviations become one number for
+    all channels, in the images' own unit. Components must have been registered.
 
     Args:
         cfg (Config): Changed in place.
@@ -50,7 +49,7 @@ def _fit_preprocessor(preprocessor: dict, channels: int, kind: np.dtype) -> list
     if given != _IMAGENET or (channels == 3 and unit == 1):
         return []
     for key, values in zip(('mean', 'std'), given, strict=True):
-        values = values if channels == 3 else [round(sum(values) / 3, 3)] * channels
+        values = values if channels == 3 else [round(sum(values) / 3, 3)]
         preprocessor[key] = [value * unit for value in values]
     if channels != 3:
         preprocessor['bgr_to_rgb'] = False

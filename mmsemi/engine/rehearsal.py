@@ -189,6 +189,8 @@ def try_training_images(runner: Runner) -> list[str]:
 
 def _load_problem(dataset: Any, index: int, stream: str, error: Exception) -> str:
     """Why an image cannot be loaded: the transform that fails, if it can be found."""
+    if isinstance(error, RuntimeError) and str(error).startswith(('None of the', 'The ')):
+        return _words(error)
     results = dataset.get_data_info(index) if hasattr(dataset, 'get_data_info') else None
     pipelines = getattr(dataset, 'pipelines', {})
     key = 'pipeline' if stream == 'labeled' else 'unlabeled_pipeline'
@@ -241,7 +243,7 @@ def _try_batch(model: nn.Module, samples: list[dict]) -> list[str]:
         if len(pixels) != wanted:
             return [_channel_problem('training images', len(pixels), wanted)]
     preprocessor = model.data_preprocessor
-    lowest, highest = min(float(x.min()) for x in inputs), max(float(x.max()) for x in inputs)
+    lowest, highest = min(float(x.double().min()) for x in inputs), max(float(x.double().max()) for x in inputs)
     if lowest < 0 or (preprocessor.max_value and highest > preprocessor.max_value):
         return [
             f'The images hold values from {lowest:g} to {highest:g}, outside of 0 to model.data_preprocessor.'

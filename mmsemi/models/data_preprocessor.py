@@ -55,7 +55,17 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         max_value: float | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(size=tuple(size), **kwargs)
+        channels = len(kwargs.get('mean') or ())
+        # mmseg takes 1 or 3 numbers; images have as many channels as they have.
+        of_many = {key: kwargs.pop(key) for key in ('mean', 'std') if channels not in (0, 1, 3) and key in kwargs}
+        super().__init__(size=tuple(size), **kwargs, **{key: [0.0] for key in of_many})
+        for key, values in of_many.items():
+            self.register_buffer(key, torch.tensor(values).view(-1, 1, 1), False)
+        if len(getattr(self, 'mean', ())) != len(getattr(self, 'std', ())):
+            raise ValueError(
+                f'model.data_preprocessor.mean has {len(self.mean)} numbers and std {len(self.std)}; give each one a '
+                'channel.'
+            )
         if max_value is not None and not max_value > 0:
             raise ValueError(f'model.data_preprocessor.max_value must be above 0, not {max_value}.')
         self.max_value = max_value
