@@ -24,6 +24,7 @@ default_hooks = dict(
     statistics=dict(type='SyncStatisticsHook'),
     unreadable=dict(type='UnreadableImageHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
+    console=dict(type='ConsoleHook'),
 )
 val_cfg = dict(type='TeacherStudentValLoop')
 test_cfg = dict(type='CheckedTestLoop')

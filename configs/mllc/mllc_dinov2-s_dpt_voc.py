@@ -5,5 +5,5 @@ model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
     # Graphs at stride 7, 74 x 74 nodes: the decoder scores at stride 1.75.
-    heads=dict(embedding=dict(in_channels=64, downsample=4)),
+    heads=dict(embedding=dict(downsample=4)),
 )

@@ -22,7 +22,8 @@ READ_ELSEWHERE = {
     'dataset_type', 'efficient_conv_bn_eval', 'facts', 'find_unused_parameters', 'network', 'runner_type',
     'test_pipeline', 'train_pipeline', 'tta_model', 'tta_pipeline',
 }  # fmt: skip
-"""Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them."""
+"""Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them, and of a config
+that a run wrote down its parts keep the names that they had where they were put together."""
 _WHOLE = {'max_epochs': 1, 'max_iters': 1, 'val_interval': 1, 'val_begin': 0}
 
 

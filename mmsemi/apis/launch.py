@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -226,12 +227,23 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner, with every component of mmsemi and mmseg registered.
 
     mmengine writes how each parameter was initialised (two lines a parameter, 600 for a segmentor) to the runner's log
-    file, not to the console; weights must therefore be initialised by the runner and not before it exists.
+    file, not to the console; weights must therefore be initialised by the runner and not before it exists. The lists of
+    the environment, of the config and of the hooks are in the log file alone, too.
     """
     with quiet():
         register_all_modules(init_default_scope=False)
     check_optimizers(cfg)
-    return Runner.from_cfg(cfg)
+    from mmsemi.engine.console import console_of
+
+    class ConsoleRunner(Runner):
+        """A runner whose console shows what matters."""
+
+        def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+            logger = super().build_logger(*args, **kwargs)
+            console_of(logger)
+            return logger
+
+    return ConsoleRunner.from_cfg(cfg)
 
 
 # Errors

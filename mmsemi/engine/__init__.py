@@ -3,6 +3,7 @@ from .foreground_dice import ForegroundDice
 from .hooks.checkpoint_fit_hook import CheckpointFitHook
 from .hooks.checkpoint_hook import CheckpointHook
 from .hooks.confidence_hook import ConfidenceHook
+from .hooks.console_hook import ConsoleHook
 from .hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .hooks.dynamic_threshold_hook import DynamicThresholdHook
 from .hooks.ema_teacher_hook import EMATeacherHook
@@ -38,6 +39,7 @@ __all__ = [
     'CheckpointFitHook',
     'CheckedTestLoop',
     'ConfidenceHook',
+    'ConsoleHook',
     'DeferredRuntimeInfoHook',
     'DynamicThresholdHook',
     'EMATeacherHook',

@@ -15,7 +15,7 @@ def loop_over(model, val_step):
     loop._runner, loop.fp16 = SimpleNamespace(model=model, call_hook=lambda *args, **kwargs: None), False
     seen = []
     evaluator = SimpleNamespace(process=lambda data_samples, data_batch: seen.append(data_samples))
-    loop._branch_evaluators = {branch: evaluator for branch in model.branches}
+    loop._branch_evaluators = dict.fromkeys(model.branches, evaluator)
     return loop, seen
 
 
