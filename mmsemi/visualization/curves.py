@@ -69,9 +69,9 @@ def draw_runs(runs: Sequence[str | Path], path: str | Path) -> None:
         raise ValueError(f'{runs[0]} has written no losses and no scores yet.')
     shares = {name: _shares(found) for name, found in curves.items()}
     shares = {name: found for name, found in shares.items() if found}
-    number = len(panels) + len(shares)
-    columns = min(3, number)
-    rows = math.ceil(number / columns)
+    used = len(panels) + len(shares)
+    columns = min(3, used)
+    rows = math.ceil(used / columns)
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(4.2 * columns, 2.7 * rows + 0.6), squeeze=False, layout='constrained'
     )
@@ -91,7 +91,7 @@ def draw_runs(runs: Sequence[str | Path], path: str | Path) -> None:
         axis.grid(alpha=0.3)
     for axis, (name, found) in zip(list(axes.flat)[len(panels) :], shares.items(), strict=False):
         _draw_shares(axis, f'classes of kept labels: {name}', found)
-    for axis in list(axes.flat)[number:]:
+    for axis in list(axes.flat)[used:]:
         axis.axis('off')
     handles = [pyplot.Line2D([], [], color=colors(i % 10), label=name) for i, name in enumerate(curves)]
     figure.legend(handles=handles, loc='outside lower center', ncols=min(4, len(handles)), frameon=False, fontsize=8)

@@ -60,12 +60,18 @@ def test_runs_are_told_apart_by_as_few_folders_as_do():
     assert curves._names(['a/x']) == ['x']
 
 
-def test_several_runs_become_one_picture(tmp_path, capsys):
+def test_several_runs_become_one_picture(tmp_path, capsys, monkeypatch):
     runs = [str(write(tmp_path / name, TRAINED)) for name in ('one', 'two')]
+    figures = []
+    monkeypatch.setattr(curves.pyplot, 'close', figures.append)
     path = plot([*runs, runs[0] + '/'], out=str(tmp_path / 'out.png'))
     with Image.open(path) as image:
         assert image.width > 800
     assert 'out.png' in capsys.readouterr().out
+    shown = [axis for axis in figures[0].axes if axis.axison]
+    assert len(shown) == 6 + 2  # and the classes of each run's labels
+    assert all(axis.get_title() and (axis.lines or axis.collections) for axis in shown)
+    assert [len(axis.lines) for axis in shown[:6]] == [4, 2, 2, 2, 2, 2]
 
 
 def test_what_cannot_be_drawn_is_told(tmp_path):

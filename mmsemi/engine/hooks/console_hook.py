@@ -127,7 +127,7 @@ def opening(runner: Runner) -> list[str]:
         f'network  {type(student.decode_head).__name__} on {type(student.backbone).__name__}, '
         f'{millions:.1f} million parameters, crop {crop[0]} x {crop[1]}',
         f'method   {type(model).__name__}{plugins}, {length}, the {model.predict_on} predicts',
-        f'batch    {(labeled + unlabeled) * processes * passes} images in all ({labeled} labeled + {unlabeled} unlabeled '
-        f'on {" in ".join(factors)}), learning rate {rate:g}',
+        f'batch    {(labeled + unlabeled) * processes * passes} images in all ({labeled} labeled + {unlabeled} '
+        f'unlabeled on {" in ".join(factors)}), learning rate {rate:g}',
         f'log      {files[0] if files else runner.log_dir}; checkpoints in {runner.work_dir}',
     ]
