@@ -39,7 +39,7 @@ def test_heads_repeat_nothing_that_the_network_says(name):
     assert not {'in_channels', 'num_classes', 'feature_channels'} & (heads.embedding.keys() | heads.graph.keys())
 
 
-@pytest.mark.parametrize('name', sorted(CONFIGS.keys() - SMALL))
+@pytest.mark.parametrize('name', sorted(CONFIGS.keys() - SMALL - {'mllc_lite0_camvid'}))
 def test_corners_are_aligned_with_deeplabv2_alone(name):
     """At crops of 512 and 800 False errs least; 321 is 8k + 1, and DMT's code aligns them at 256 x 512, too."""
     crop = tuple(CONFIGS[name].crop_size)

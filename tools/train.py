@@ -1,7 +1,7 @@
 """Train a segmentor.
 
 python tools/train.py configs/mllc/mllc_r101_voc.py
-python tools/train.py configs/mllc/mllc_r101_voc.py --batch 8 8
+python tools/train.py configs/mllc/mllc_r101_voc.py --batch 8 8 --amp
 python tools/train.py configs/mllc/mllc_r101_voc.py --baseline
 bash tools/dist_train.sh configs/mllc/mllc_r101_voc.py 4
 """
@@ -9,12 +9,11 @@ bash tools/dist_train.sh configs/mllc/mllc_r101_voc.py 4
 from __future__ import annotations
 
 import argparse
+import sys
 
-from mmengine.config import Config
-from mmengine.device import get_device
-
+from mmsemi.apis.acceleration import add_acceleration_arguments, complete_amp
 from mmsemi.apis.batch import add_batch_arguments, count_processes, tell_batch
-from mmsemi.apis.launch import UsageError, add_arguments, build_runner, load_config, run
+from mmsemi.apis.launch import add_arguments, build_runner, load_config, run
 from mmsemi.apis.resuming import add_resume_arguments, set_resume
 
 
@@ -23,20 +22,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a segmentor')
     parser.add_argument('config', help='config file')
     add_resume_arguments(parser)
-    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
+    add_acceleration_arguments(parser)
     add_batch_arguments(parser)
     add_arguments(parser)
-    return parser.parse_args()
-
-
-def enable_amp(cfg: Config) -> None:
-    """Wrap the optimizer for mixed precision."""
-    if get_device() == 'cpu':
-        raise UsageError('--amp needs a GPU, and this machine has none; leave it out.')
-    if cfg.optim_wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise UsageError(f'--amp cannot replace optim_wrapper.type={cfg.optim_wrapper.type}; set it in the config.')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    return parser.parse_args(complete_amp(sys.argv[1:]))
 
 
 def main() -> None:
@@ -44,8 +33,6 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     set_resume(cfg, args.resume, args.overwrite)
-    if args.amp:
-        enable_amp(cfg)
     runner = build_runner(cfg)
     if args.baseline:
         runner.logger.info(f'Supervised baseline of {args.config}: its network, crop, schedule and loss, labels alone.')

@@ -20,7 +20,7 @@ from mmsemi.apis.errors import UsageError
 READ_ELSEWHERE = {
     'activation_checkpointing', 'auto_scale_lr', 'backend_args', 'baseline', 'compile', 'custom_imports', 'data_root',
     'dataset_type', 'efficient_conv_bn_eval', 'facts', 'find_unused_parameters', 'network', 'runner_type',
-    'test_pipeline', 'train_pipeline', 'tta_model', 'tta_pipeline',
+    'test_pipeline', 'tf32', 'train_pipeline', 'tta_model', 'tta_pipeline', 'with_cp',
 }  # fmt: skip
 """Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them, and of a config
 that a run wrote down its parts keep the names that they had where they were put together."""

@@ -104,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` with the arguments of :func:`add_arguments`, fit for this machine."""
+    from mmsemi.apis.acceleration import apply_acceleration
     from mmsemi.apis.batch import apply_batch_arguments  # which knows this module
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -124,6 +125,7 @@ def load_config(args: argparse.Namespace) -> Config:
         make_baseline(cfg)
         cfg.work_dir += BASELINE_SUFFIX
     apply_batch_arguments(cfg, args)
+    apply_acceleration(cfg, args)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     log_to(cfg.work_dir)
@@ -232,6 +234,8 @@ def build_runner(cfg: Config) -> Runner:
     """
     with quiet():
         register_all_modules(init_default_scope=False)
+    from mmsemi.apis.acceleration import accelerate, fuse_optimizer
+
     check_optimizers(cfg)
     from mmsemi.engine.console import console_of
 
@@ -243,7 +247,10 @@ def build_runner(cfg: Config) -> Runner:
             console_of(logger)
             return logger
 
-    return ConsoleRunner.from_cfg(cfg)
+    fuse_optimizer(cfg)
+    runner = ConsoleRunner.from_cfg(cfg)
+    accelerate(runner)
+    return runner
 
 
 # Errors

@@ -25,10 +25,12 @@ from .loops import (
     choose_train_loop,
 )
 from .optim_constructor import SemiOptimWrapperConstructor
+from .optim_wrapper import AutocastOptimWrapper
 from .stopping import RESUME_ME, Stopped
 
 __all__ = [
     'AtomicBackend',
+    'AutocastOptimWrapper',
     'CheckpointError',
     'CheckpointHook',
     'RESUME_ME',

@@ -301,6 +301,19 @@ def test_a_pipeline_that_shrinks_gives_masks_of_the_images_own_size(tmp_path, mo
     assert windows.shape == (90, 128) and (windows == found).mean() > 0.5
 
 
+def test_an_image_that_is_read_reduced_has_a_mask_and_an_overlay_of_its_own_size(tmp_path):
+    cfg = Config.fromfile('configs/mean_teacher/mean_teacher_r18_shapes.py')
+    cfg.test_pipeline[0] = dict(type='LoadReducedImage', longest=64)
+    cfg.test_pipeline.insert(1, dict(type='LimitSide', longest=64))
+    path = str(save(cfg, tmp_path / 'epoch_1.pth'))
+    draw(tmp_path / 'in/large.jpg', (240, 320))
+    out = tmp_path / 'out'
+    assert masks(predict(path, str(tmp_path / 'in'), str(out), overlays=True))['large.png'].shape == (240, 320)
+    assert Image.open(out / 'overlays/large.jpg').size == (320, 240)
+    export(path, tmp_path / 'plain')
+    assert Config.fromfile(tmp_path / 'plain.py').test_pipeline[0] == dict(type='LoadImageFromFile')
+
+
 @pytest.mark.parametrize('align', [False, True])
 @pytest.mark.parametrize('size', [(37, 53), (8, 100), (3, 5), (1, 1)])
 def test_bands_of_a_resized_map_are_those_of_the_whole(align, size):

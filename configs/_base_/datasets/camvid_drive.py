@@ -1,5 +1,5 @@
-# CamVid at 320 x 240 as it is used: labels from the first minute of one drive, unlabeled images from all, the first half
-# of the evaluated drive included; its second half is evaluated, ten frames later. Why this one: docs/results.md.
+# CamVid at 320 x 240 as it is used: labels from the first minute of one drive, unlabeled images from all, the first
+# half of the evaluated drive included; its second half is evaluated, ten frames later. Why this one: docs/results.md.
 _base_ = './camvid.py'
 crop_size = (193, 193)
 image_size = (320, 240)  # width, height

