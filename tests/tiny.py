@@ -126,18 +126,20 @@ def build(method: str, norm: dict | None = None, preprocessor: dict | None = Non
     return MODELS.build(ConfigDict(copy.deepcopy(cfg)))
 
 
-def streams(labeled: int = 2, unlabeled: int = 2, seed: int = 0, mixed: bool = True, strong: int = 1) -> Streams:
+def streams(
+    labeled: int = 2, unlabeled: int = 2, seed: int = 0, mixed: bool = True, strong: int = 1, size: int = SIZE
+) -> Streams:
     """Random views, ``strong`` of them strong, a padded corner, void labels."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(count):
-        return torch.randn(count, 3, SIZE, SIZE, generator=generator)
+        return torch.randn(count, 3, size, size, generator=generator)
 
     labels = torch.randint(0, NUM_CLASSES, (labeled, 4, 4), generator=generator)
-    labels = labels.repeat_interleave(SIZE // 4, 1).repeat_interleave(SIZE // 4, 2)
+    labels = labels.repeat_interleave(size // 4, 1).repeat_interleave(size // 4, 2)
     labels[:, :2] = 255
-    valid = torch.ones(unlabeled, SIZE, SIZE, dtype=torch.bool)
-    mask = torch.zeros(unlabeled, SIZE, SIZE, dtype=torch.bool)
+    valid = torch.ones(unlabeled, size, size, dtype=torch.bool)
+    mask = torch.zeros(unlabeled, size, size, dtype=torch.bool)
     if mixed:
         valid[0, -8:] = False
         mask[0, 4:20, 8:16] = True

@@ -4,6 +4,10 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
+# What a device can do faster or in less memory; --amp and --compile are of the command line.
+tf32 = 'convolutions'
+compile = False
+with_cp = False
 default_hooks = dict(
     runtime_info=dict(type='DeferredRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
@@ -25,6 +29,7 @@ default_hooks = dict(
     unreadable=dict(type='UnreadableImageHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
     rehearsal=dict(type='RehearsalHook'),
+    console=dict(type='ConsoleHook'),
 )
 val_cfg = dict(type='TeacherStudentValLoop')
 test_cfg = dict(type='CheckedTestLoop')

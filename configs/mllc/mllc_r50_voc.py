@@ -6,6 +6,5 @@ _base_ = [
     '../_base_/methods/mllc.py',
 ]
 network = _base_.network
-network.decode_head.align_corners = False  # at a crop of 8k it errs less
 model = dict(student=network)
 train_cfg = dict(max_epochs=150)

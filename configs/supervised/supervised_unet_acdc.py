@@ -7,4 +7,5 @@ _base_ = [
 ]
 model = dict(data_preprocessor=_base_.view_cfg, student=_base_.network)
 train_dataloader = dict(batch_size=12, sampler=dict(labeled=12, unlabeled=0))
+auto_scale_lr = dict(base_batch_size=12)
 default_hooks = dict(checkpoint=dict(save_best='student/mDice'))

@@ -10,7 +10,7 @@ from pathlib import Path
 from .comparing import compare as compare_configs, compare_parser
 from .launch import add_arguments, build_runner, load_config, quiet, run
 from .testing import test_config, test_parser
-from .training import run_training, train_parser
+from .training import parse_training, run_training
 
 _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {}
 
@@ -61,7 +61,7 @@ def check(arguments: list[str]) -> None:
 @command('train', 'train')
 def train(arguments: list[str]) -> None:
     """Read the command line and train."""
-    run_training(train_parser('mmsemi train').parse_args(arguments))
+    run_training(parse_training(arguments, 'mmsemi train'))
 
 
 @command('test', 'evaluate a checkpoint')

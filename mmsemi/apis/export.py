@@ -150,11 +150,14 @@ def plain_pipeline(pipeline: list[dict]) -> tuple[list[dict], dict[str, str]]:
         if cls and issubclass(cls, LimitSide) and step.get('longest') is None:
             continue  # does nothing
         if cls:
-            known = (base for base in cls.__mro__ if not base.__module__.startswith('mmsemi.'))
-            extended = next((base for base in known if TRANSFORMS.get(base.__name__) is base), None)
+            bases = (base for base in cls.__mro__ if not base.__module__.startswith('mmsemi.'))
+            extended = next((base for base in bases if TRANSFORMS.get(base.__name__) is base), None)
             step['type'] = (extended or cls).__name__
             if extended is None:
                 sources[cls.__name__] = _source_of(cls)
+            else:
+                known = inspect.signature(extended.__init__).parameters
+                step = {key: value for key, value in step.items() if key in known or key == 'type'}
         plain.append(step)
     return plain, sources
 

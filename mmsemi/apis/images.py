@@ -60,7 +60,7 @@ def _how_read(cfg: Config) -> str | None:
     """``color_type`` of the step that reads images; None where another one does."""
     loader = cfg.get('train_dataloader') or cfg.get('test_dataloader') or {}
     for step in _steps((loader.get('dataset') or {}).get('pipeline')):
-        if str(step.get('type')).rpartition('.')[2] == 'LoadImageFromFile':
+        if str(step.get('type')).rpartition('.')[2] in ('LoadImageFromFile', 'LoadReducedImage'):
             return step.get('color_type', 'color')
     return None
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -112,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` with the arguments of :func:`add_arguments`, fit for this machine."""
+    from mmsemi.apis.acceleration import apply_acceleration
     from mmsemi.apis.batch import apply_batch_arguments  # which knows this module
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -134,6 +136,7 @@ def load_config(args: argparse.Namespace) -> Config:
         make_baseline(cfg)
         cfg.work_dir += BASELINE_SUFFIX
     apply_batch_arguments(cfg, args)
+    apply_acceleration(cfg, args)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     log_to(cfg.work_dir)
@@ -240,15 +243,33 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner, with every component of mmsemi and mmseg registered.
 
     mmengine writes how each parameter was initialised (two lines a parameter, 600 for a segmentor) to the runner's log
-    file, not to the console; weights must therefore be initialised by the runner and not before it exists.
+    file, not to the console; weights must therefore be initialised by the runner and not before it exists. The lists of
+    the environment, of the config and of the hooks are in the log file alone, too.
     """
     with quiet():
         register_all_modules(init_default_scope=False)
+    from mmsemi.apis.acceleration import accelerate, fuse_optimizer
+
+    with quiet():
         # Which imports mmcv and OpenCV.
         from mmsemi.apis.images import fit_images
+
     check_optimizers(cfg)
     fit_images(cfg)
-    return Runner.from_cfg(cfg)
+    from mmsemi.engine.console import console_of
+
+    class ConsoleRunner(Runner):
+        """A runner whose console shows what matters."""
+
+        def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+            logger = super().build_logger(*args, **kwargs)
+            console_of(logger)
+            return logger
+
+    fuse_optimizer(cfg)
+    runner = ConsoleRunner.from_cfg(cfg)
+    accelerate(runner)
+    return runner
 
 
 # Errors

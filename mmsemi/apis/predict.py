@@ -76,7 +76,7 @@ def predict(
             found = predictor(results, lambda items, total, name=name: waiting.track(items, total, name, inner=True))
             save_labels(folder / 'masks' / f'{name}.png', found.labels, palette)
             if overlays:
-                picture = overlay(shown(pixels), found.labels, palette)
+                picture = overlay(shown(pixels, found.labels.shape), found.labels, palette)
                 Image.fromarray(picture).save(_place(folder / 'overlays' / f'{name}.jpg'), quality=92)
             if confidence:
                 Image.fromarray(found.confidence).save(_place(folder / 'confidence' / f'{name}.png'))

@@ -79,7 +79,8 @@ class Predictor:
         self.channels = next(m.in_channels for m in backbone.modules() if isinstance(m, nn.Conv2d))
 
     def read(self, image: str | np.ndarray) -> dict:
-        """An image, by its path or as BGR (H, W, 3) uint8, as the pipeline reads it: ``img``, (H, W[, C]), and more.
+        """An image, by its path or as BGR (H, W, 3) uint8, as the pipeline reads it: ``img``, (H, W[, C]),
+        ``ori_shape``, and more.
 
         Raises:
             UnusableImage: If it cannot be read, or has other channels than the network takes.
@@ -109,7 +110,7 @@ class Predictor:
             results (dict): What :meth:`read` gave.
             track (Callable, optional): Goes through the windows of a large image, given them and their number.
         """
-        size = tuple(results['img'].shape[:2])
+        size = tuple(results['ori_shape'])  # what is read may be a reduced image
         results = self._transform(results)
         height, width = results['img'].shape[:2]
         if height * width <= LARGEST:

@@ -11,7 +11,7 @@ from .partition import draw_partition, labeled_count, read_list, write_list
 from .semi_dataset import SemiDataset
 from .shapes import ShapesDataset
 from .stream_sampler import StreamBatchSampler, StreamSampler
-from .transforms import LoadSegAnnotations, RandomCrop, RandomScale
+from .transforms import LoadReducedImage, LoadSegAnnotations, RandomCrop, RandomScale
 from .voc import PascalVOCAugDataset
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     'ImageFolder',
     'LimitSide',
     'ListedDataset',
+    'LoadReducedImage',
     'LoadSegAnnotations',
     'PascalVOCAugDataset',
     'RandomCrop',

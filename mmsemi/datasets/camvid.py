@@ -28,6 +28,8 @@ class CamVidDataset(BaseSegDataset):
         folders (Sequence[str]): Folders of images under ``data_root``.
         sequences (Sequence[str], optional): Keep the images of these video sequences, by the part of their name before
             '_'.
+        frames (dict[str, tuple[int, int]], optional): Of these sequences, keep frames from the first number to the
+            last, both included; frames are 30 a second, and mostly every thirtieth has a mask.
         ann_file (str): A list with one ``folder/stem`` a line, instead of ``folders``.
         **kwargs: Further arguments of mmseg's ``BaseSegDataset``.
 
@@ -68,11 +70,13 @@ class CamVidDataset(BaseSegDataset):
         self,
         folders: Sequence[str] = ('train',),
         sequences: Sequence[str] | None = None,
+        frames: dict[str, tuple[int, int]] | None = None,
         ann_file: str = '',
         **kwargs,
     ) -> None:
         self.folders = (folders,) if isinstance(folders, str) else tuple(folders)
         self.sequences = (sequences,) if isinstance(sequences, str) else sequences
+        self.frames = frames or {}
         super().__init__(ann_file=ann_file, **kwargs)
 
     @classmethod
@@ -104,8 +108,17 @@ class CamVidDataset(BaseSegDataset):
                 'seg_fields': [],
             }
             for folder, stem in names
-            if self.sequences is None or stem.partition('_')[0] in self.sequences
+            if self._is_kept(stem)
         ]
+
+    def _is_kept(self, stem: str) -> bool:
+        sequence, _, frame = stem.partition('_')
+        if self.sequences is not None and sequence not in self.sequences:
+            return False
+        if sequence not in self.frames:
+            return True
+        first, last = self.frames[sequence]
+        return first <= int(frame.lstrip('f')) <= last
 
     @property
     def _root(self) -> str:

@@ -31,18 +31,20 @@ class LimitSide(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Resize ``results['img']`` and ``results['gt_seg_map']``."""
-        height, width = results['img'].shape[:2]
-        if self.longest is None or max(height, width) <= self.longest:
+        shape = results.pop('full_shape', None) or results['img'].shape[:2]
+        if self.longest is None or max(shape) <= self.longest:
             return results
-        return resize(results, self.longest / max(height, width))
+        return resize(results, self.longest / max(shape), shape=shape)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(longest={self.longest})'
 
 
-def resize(results: dict, ratio: float, antialias: bool = True) -> dict:
-    """Resize ``results['img']`` (H, W) or (H, W, C), and ``results['gt_seg_map']`` (H, W) if there is one."""
-    height, width = results['img'].shape[:2]
+def resize(results: dict, ratio: float, antialias: bool = True, shape: tuple[int, int] | None = None) -> dict:
+    """Resize ``results['img']`` (H, W) or (H, W, C), and ``results['gt_seg_map']`` (H, W) if there is one, to ``ratio``
+    times their height and width, or times ``shape`` where the image was decoded smaller.
+    """
+    height, width = shape or results['img'].shape[:2]
     size = max(1, round(height * ratio)), max(1, round(width * ratio))
     results['img'] = resize_image(results['img'], size, antialias)
     if results.get('gt_seg_map') is not None:

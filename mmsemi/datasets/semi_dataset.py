@@ -52,8 +52,8 @@ class SemiDataset(Dataset):
             images without masks, the config of another data set, or ``'none'``.
         pipeline (list): Transforms of both streams; unlabeled images come without ``seg_map_path``.
         unlabeled_pipeline (list, optional): Other transforms for unlabeled images.
-        candidates (str, optional): List file of the images from which labeled ones are drawn; a fraction is one of
-            these.
+        candidates (str | dict, optional): List file of the images from which labeled ones are drawn, or the config of a
+            data set that holds them; a fraction is one of these.
         require_all_classes (bool): Whether the labeled images must show every class.
         seed (int): Seed of the draw.
         allow_overlap (bool): Whether an image may be both labeled and unlabeled, or a group of them (the slices of one
@@ -69,7 +69,7 @@ class SemiDataset(Dataset):
         unlabeled: str | dict | None = 'rest',
         pipeline: Sequence = (),
         unlabeled_pipeline: Sequence | None = None,
-        candidates: str | None = None,
+        candidates: str | dict | None = None,
         require_all_classes: bool = False,
         seed: int = 0,
         allow_overlap: bool = False,

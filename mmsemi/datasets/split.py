@@ -23,7 +23,7 @@ CANDIDATES = 'candidates'
 def list_labeled(
     pool: Pool,
     labeled: str | int | float,
-    candidates: str | None = None,
+    candidates: str | dict | None = None,
     require_all_classes: bool = False,
     seed: int = 0,
 ) -> list[dict]:
@@ -43,7 +43,7 @@ def list_labeled(
     drawn_from = pool.items
     if candidates is not None:
         # Drawing must not depend on the order of the lines.
-        found = {pool.position(info['img_path']): info for info in _read_infos(pool, candidates, CANDIDATES)}
+        found = {pool.position(info['img_path']): info for info in _candidates(pool, candidates)}
         drawn_from = [found[position] for position in sorted(found)]
     count = labeled_count(labeled, len(drawn_from))
     if not require_all_classes:
@@ -56,6 +56,16 @@ def list_labeled(
         return list(classes_of_masks([drawn_from[i] for i in numbers], len(names)))
 
     return [drawn_from[i] for i in draw_partition(len(drawn_from), count, seed, classes_of, names)]
+
+
+def _candidates(pool: Pool, candidates: str | dict) -> list[dict]:
+    if isinstance(candidates, str):
+        return _read_infos(pool, candidates, CANDIDATES)
+    infos = Pool(candidates).items
+    for info in infos:
+        if pool.position(info['img_path']) is None:
+            raise ValueError(f'candidates: {info["img_path"]} is no image of dataset; they must be some of its images.')
+    return infos
 
 
 def list_unlabeled(pool: Pool, unlabeled: str | dict | None, labeled: list[dict]) -> ImageTable:

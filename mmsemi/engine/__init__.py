@@ -3,6 +3,7 @@ from .foreground_dice import ForegroundDice
 from .hooks.checkpoint_fit_hook import CheckpointFitHook
 from .hooks.checkpoint_hook import CheckpointHook
 from .hooks.confidence_hook import ConfidenceHook
+from .hooks.console_hook import ConsoleHook
 from .hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .hooks.dynamic_threshold_hook import DynamicThresholdHook
 from .hooks.ema_teacher_hook import EMATeacherHook
@@ -25,10 +26,12 @@ from .loops import (
     choose_train_loop,
 )
 from .optim_constructor import SemiOptimWrapperConstructor
+from .optim_wrapper import AutocastOptimWrapper
 from .stopping import RESUME_ME, Stopped
 
 __all__ = [
     'AtomicBackend',
+    'AutocastOptimWrapper',
     'CheckpointError',
     'CheckpointHook',
     'RESUME_ME',
@@ -39,6 +42,7 @@ __all__ = [
     'CheckpointFitHook',
     'CheckedTestLoop',
     'ConfidenceHook',
+    'ConsoleHook',
     'DeferredRuntimeInfoHook',
     'DynamicThresholdHook',
     'EMATeacherHook',

@@ -88,7 +88,7 @@ class Instruments(TorchFunctionMode):
             for head in branch.heads.values():
                 head.register_forward_pre_hook(lambda *_, own=own: self._enter_head(own))
                 head.register_forward_hook(lambda *_: self._leave_head())
-            for network in [*_networks(branch.segmentor), *(n for h in branch.heads.values() for n in _layers(h))]:
+            for network in [*networks_of(branch.segmentor), *(n for h in branch.heads.values() for n in _layers(h))]:
                 network.register_forward_pre_hook(self._enter)
                 network.register_forward_hook(partial(self._leave, f'{name} forward'), with_kwargs=True)
 
@@ -167,8 +167,8 @@ def as_leaves(values: Any) -> Any:
     return tree_map_only(Tensor, lambda x: x.detach().requires_grad_(x.requires_grad), values)
 
 
-def _networks(segmentor: nn.Module) -> list[nn.Module]:
-    """Backbone, neck and heads."""
+def networks_of(segmentor: nn.Module) -> list[nn.Module]:
+    """Backbone, neck and heads of an mmseg segmentor."""
     parts = [getattr(segmentor, name, None) for name in ('backbone', 'neck', 'decode_head', 'auxiliary_head')]
     return [m for part in parts if part is not None for m in (part if isinstance(part, nn.ModuleList) else [part])]
 

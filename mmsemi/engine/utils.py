@@ -7,6 +7,20 @@ from mmengine.runner import Runner
 from torch import nn
 
 
+def steps_now(runner: Runner) -> bool:
+    """Whether the optimizer stepped after this iteration, and not only gathered gradients for a later step."""
+    return getattr(_wrapper(runner), 'should_update', lambda: True)()
+
+
+def passes_of(runner: Runner) -> int:
+    """How many passes an optimizer step gathers gradients of (``optim_wrapper.accumulative_counts``)."""
+    return getattr(_wrapper(runner), '_accumulative_counts', 1)
+
+
+def _wrapper(runner: Runner) -> object:
+    return getattr(runner, 'optim_wrapper', None)
+
+
 def segmentor_of(runner: Runner) -> nn.Module:
     """The runner's model without what wraps it: distribution, test-time augmentation."""
     model = runner.model

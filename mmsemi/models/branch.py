@@ -14,10 +14,10 @@ from mmengine.model import BaseModule
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
 from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.models.frozen_encoder import EncodedViews
+from mmsemi.models.losses.at_once import with_gradient_at_once
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import MODELS
 
@@ -85,24 +85,23 @@ class BranchOutput:
 def of_logits(function: Callable[..., Tensor], outputs: BranchOutput | Sequence[BranchOutput], *args: Any) -> Tensor:
     """``function(logits, *args)``, and no map of the input's size kept for the backward pass.
 
-    Class scores are small where the decode head makes them, and a sixteenth of a crop's pixels. The backward pass
-    resizes them again and computes ``function`` again, which is exact, and little beside the networks.
+    Class scores are small where the decode head makes them, a sixteenth of a crop's pixels: the loss's gradient is
+    computed with its value and kept there, in full precision (:mod:`mmsemi.models.losses.at_once`).
 
     Args:
         function (Callable): A loss of class scores, of one view or of several.
         outputs (BranchOutput | Sequence[BranchOutput]): Where they come from.
-        *args: What else it takes.
+        *args: What else it takes; no gradient goes into it.
 
     Returns:
         Tensor: Its value.
     """
     outputs = [outputs] if isinstance(outputs, BranchOutput) else list(outputs)
 
-    def again(*coarse: Tensor) -> Tensor:
+    def of_coarse(*coarse: Tensor) -> Tensor:
         return function(*(replace(out, coarse_logits=x).logits for out, x in zip(outputs, coarse, strict=True)), *args)
 
-    coarse = [out.coarse_logits for out in outputs]
-    return checkpoint(again, *coarse, use_reentrant=False, preserve_rng_state=False)
+    return with_gradient_at_once(of_coarse, *(out.coarse_logits for out in outputs))
 
 
 class Branch(BaseModule):

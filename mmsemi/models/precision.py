@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
@@ -13,10 +11,11 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def no_autocast(like: Tensor) -> torch.autocast | nullcontext:
+def no_autocast(like: Tensor) -> torch.autocast:
     """Context in which operations on ``like``'s device keep the precision of their inputs."""
-    # On the meta device, where nothing is computed, there is no autocast.
-    return nullcontext() if like.device.type == 'meta' else torch.autocast(like.device.type, enabled=False)
+    # The meta device has no autocast; what stands in for it (engine/step_memory.py) goes by the CPU's.
+    kind = like.device.type
+    return torch.autocast('cpu' if kind == 'meta' else kind, enabled=False)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -28,18 +28,21 @@ def colored(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     return color_table(palette)[labels]
 
 
-def shown(image: np.ndarray) -> np.ndarray:
+def shown(image: np.ndarray, size: Sequence[int] | None = None) -> np.ndarray:
     """RGB of an image as it was read, (H, W, 3) uint8.
 
     Args:
         image (np.ndarray): Gray (H, W[, 1]), BGR or BGR with more bands (H, W, C), of any type; what is not uint8 is
             scaled so that its largest value is 255.
+        size (Sequence[int], optional): Height and width, where a reduced image was read.
     """
     image = image[..., None] if image.ndim == 2 else image
     image = image[..., 2::-1] if image.shape[2] >= 3 else image[..., :1].repeat(3, axis=2)
     if image.dtype != np.uint8:
         image = image * (255 / max(float(image.max()), 1e-12))
         image = image.clip(0, 255).astype(np.uint8)
+    if size is not None and tuple(size) != image.shape[:2]:
+        return np.array(Image.fromarray(np.ascontiguousarray(image)).resize(size[::-1]))
     return np.ascontiguousarray(image)
 
 

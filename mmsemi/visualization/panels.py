@@ -72,7 +72,8 @@ def draw_step(
         if images[0].ndim == 2:
             known = np.concatenate([image[np.isfinite(image)] for image in images])
             low, high = (known.min(), known.max()) if known.size else (0, 0)
-            title, options = f'{title}\n{low:.3g} to {high:.3g}', dict(cmap='viridis', vmin=low, vmax=high)
+            title = f'{title}\n' + (f'{low:.3g} to {high:.3g}' if known.size else 'none')
+            options = dict(cmap='viridis', vmin=low, vmax=high)
         axes[0, column].set_title(textwrap.fill(title, 24) if '\n' not in title else title, fontsize=9)
         for row, image in enumerate(images):
             axes[row, column].imshow(image, interpolation='nearest', **options)

@@ -292,13 +292,30 @@ def test_a_pipeline_that_shrinks_gives_masks_of_the_images_own_size(tmp_path, mo
     cfg = Config.fromfile('configs/mean_teacher/mean_teacher_r18_shapes.py')
     cfg.test_pipeline.insert(1, dict(type='LimitSide', longest=64))
     path = str(save(cfg, tmp_path / 'epoch_1.pth'))
-    draw(tmp_path / 'in/large.png', (90, 128))
-    found = masks(predict(path, str(tmp_path / 'in'), str(tmp_path / 'out')))['large.png']
-    assert found.shape == (90, 128)
+    image = str(draw(tmp_path / 'large.png', (90, 128)))
+    predictor = Predictor(load_network(path))
+    local = torch.nn.Conv2d(3, len(CLASSES), 3, padding=1)
+    monkeypatch.setattr(predictor.network.model, 'inference', lambda inputs, metas: local(inputs))
+    found = predictor(predictor.read(image)).labels
     for name, value in dict(LARGEST=1, WINDOW=48, MARGIN=8).items():
         monkeypatch.setattr(predicting, name, value)
-    windows = masks(predict(path, str(tmp_path / 'in'), str(tmp_path / 'out')))['large.png']
-    assert windows.shape == (90, 128) and (windows == found).mean() > 0.5
+    windows = predictor(predictor.read(image)).labels
+    assert found.shape == windows.shape == (90, 128)
+    # Windows are resized by their labels, the whole by its scores.
+    assert len(np.unique(found)) > 1 and (windows == found).mean() > 0.75
+
+
+def test_an_image_that_is_read_reduced_has_a_mask_and_an_overlay_of_its_own_size(tmp_path):
+    cfg = Config.fromfile('configs/mean_teacher/mean_teacher_r18_shapes.py')
+    cfg.test_pipeline[0] = dict(type='LoadReducedImage', longest=64)
+    cfg.test_pipeline.insert(1, dict(type='LimitSide', longest=64))
+    path = str(save(cfg, tmp_path / 'epoch_1.pth'))
+    draw(tmp_path / 'in/large.jpg', (240, 320))
+    out = tmp_path / 'out'
+    assert masks(predict(path, str(tmp_path / 'in'), str(out), overlays=True))['large.png'].shape == (240, 320)
+    assert Image.open(out / 'overlays/large.jpg').size == (320, 240)
+    export(path, tmp_path / 'plain')
+    assert Config.fromfile(tmp_path / 'plain.py').test_pipeline[0] == dict(type='LoadImageFromFile')
 
 
 @pytest.mark.parametrize('align', [False, True])

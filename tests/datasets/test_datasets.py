@@ -77,6 +77,13 @@ def test_camvid_reads_folders_sequences_and_lists(tmp_path, suffix):
         CamVidDataset(data_root=str(root), folders='test')
 
 
+def test_camvid_keeps_frames_from_the_first_to_the_last(tmp_path):
+    root = make_camvid(tmp_path, {'train': ['0001TP_006690', '0006R0_f00930', '0006R0_f00960', '0006R0_f00990']})
+    kept = CamVidDataset(data_root=str(root), frames={'0006R0': (960, 975)})
+    names = [os.path.basename(kept.get_data_info(i)['img_path']) for i in range(len(kept))]
+    assert names == ['0001TP_006690.png', '0006R0_f00960.png']
+
+
 def test_camvid_ignores_void_and_dropped_classes():
     assert CamVidDataset.get_label_map() == {11: 255}
     dataset = CamVidDataset(lazy_init=True, metainfo={'classes': ('road', 'sky')})

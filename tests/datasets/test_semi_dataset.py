@@ -81,6 +81,18 @@ def test_fraction_counts_from_the_candidates(voc_root):
     assert set(data.labeled_ids) <= {f'2007_{i:06d}' for i in range(6)}
 
 
+def test_candidates_may_be_a_data_set_whose_images_are_some_of_the_others(tmp_path):
+    root = make_camvid(tmp_path)
+    drives = dict(type='CamVidDataset', data_root=str(root), folders=('train', 'val'))
+    one = dict(drives, sequences=('0016E5',))
+    data = SemiDataset(drives, labeled=5, candidates=one, pipeline=[])
+    data.full_init()
+    assert data.num_unlabeled == 10 and all('0016E5' in name for name in data.labeled_ids)
+    outside = SemiDataset(dict(drives, sequences=('0001TP',)), labeled=1, candidates=one, pipeline=[])
+    with pytest.raises(ValueError, match=r'candidates: .*0016E5_00000.png is no image of dataset'):
+        outside.full_init()
+
+
 def test_list_files_of_both_formats_name_the_same_images(voc_root, tmp_path, monkeypatch):
     write(tmp_path / 'ids.txt', '2007_000003', '2007_000007')
     pairs = ['2007_000003.png', '2007_000007.png']

@@ -39,6 +39,7 @@ class Fault:
     Args:
         number (int): The signal.
         delay (float): Seconds after the start of training at which it comes.
+        iteration (int, optional): Instead of a time, the iteration after which it comes.
         call (int, optional): Instead of a time, the number of the writer's system call during which it comes, after a
             pause.
         ranks (tuple[int, ...]): Who gets it.
@@ -46,6 +47,7 @@ class Fault:
 
     number: int
     delay: float = 0.0
+    iteration: int | None = None
     call: int | None = None
     ranks: tuple[int, ...] = (0,)
 
@@ -89,7 +91,7 @@ class Progress(Hook):
 
     def before_train(self, runner) -> None:
         fault = self.job.fault
-        if fault and fault.call is None and self.rank in fault.ranks:
+        if fault and fault.call is None and fault.iteration is None and self.rank in fault.ranks:
             pid = os.getpid()
             threading.Timer(fault.delay, lambda: os.kill(pid, fault.number)).start()
         self._note(f'began {time.monotonic()}')
@@ -101,6 +103,9 @@ class Progress(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self._note(f'done {runner.iter + 1}')
+        fault = self.job.fault
+        if fault and fault.iteration == runner.iter + 1 and self.rank in fault.ranks:
+            os.kill(os.getpid(), fault.number)
 
     def after_train(self, runner) -> None:
         self._note(f'ended {time.monotonic()}')

@@ -61,9 +61,9 @@ def killed_run(job: Job, world: int, folder: Path, fault: Fault) -> tuple[list[i
 @pytest.mark.parametrize('world', [1, 2])
 def test_a_run_that_a_signal_stops_loses_nothing(world, drawn, tmp_path):
     tiny_run.draw(drawn)
-    job, _, seconds = straight_run(tmp_path, drawn, 'MeanTeacher', False, world)
+    job, _, _ = straight_run(tmp_path, drawn, 'MeanTeacher', False, world)
     # One rank is told; all finish the same iteration.
-    fault = Fault(signal.SIGUSR1, delay=seconds / 3, ranks=(world - 1,))
+    fault = Fault(signal.SIGUSR1, iteration=STEPS[world] * EPOCHS // 3, ranks=(world - 1,))
     statuses, done, lost, unequal, said = killed_run(job, world, tmp_path / 'killed', fault)
     assert statuses == [RESUME_ME] * world
     assert 0 < done < STEPS[world] * EPOCHS and lost == 0 and unequal == 0

@@ -1,5 +1,7 @@
 """What a step keeps until the backward pass: no scores of the crop's size, no features that no one reads."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -19,11 +21,19 @@ def outputs(seed: int) -> BranchOutput:
 
 
 def saved(run) -> list[tuple[int, ...]]:
-    """Shapes of the tensors that a computation keeps for its backward pass."""
+    """Shapes of the tensors that a computation keeps for its backward pass, once it is over."""
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        run()
-    return list({x.data_ptr(): tuple(x.shape) for x in kept}.values())
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        held = x.detach()
+        kept.append(weakref.ref(held))
+        return held
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = run()
+    assert result is not None
+    alive = [x for x in (reference() for reference in kept) if x is not None]
+    return list({x.data_ptr(): tuple(x.shape) for x in alive}.values())
 
 
 @pytest.mark.parametrize('views', [1, 2])
@@ -44,11 +54,11 @@ def test_a_loss_of_logits_has_the_value_and_gradient_of_the_loss_and_keeps_nothi
     assert all(shape[-2:] != (CROP, CROP) for shape in kept)
 
 
-@pytest.mark.parametrize('method', ['FixMatch', 'MeanTeacher', 'UniMatch', 'DSSN', 'AEL', 'U2PL'])
-def test_a_step_keeps_scores_of_the_crops_size_for_the_labeled_images_alone(method):
+@pytest.mark.parametrize('method', tiny.METHODS)
+def test_a_step_keeps_no_scores_of_the_crops_size(method):
     model = tiny.build(method).train()
     shapes = saved(lambda: model.loss(tiny.streams_for(model, 3, 2)))
-    assert [shape for shape in shapes if shape[1:] == (C, CROP, CROP)] == [(3, C, CROP, CROP)]
+    assert shapes and not [shape for shape in shapes if shape[1:] == (C, CROP, CROP)]
 
 
 @pytest.mark.parametrize('method', [name for name in tiny.METHODS if MODELS.get(name).has_teacher])

@@ -186,8 +186,8 @@ def test_a_coarse_label_is_that_of_the_pixel_nearest_to_where_the_feature_lies(a
     labels = torch.arange(places[0].numel()).view(1, *fine)
     ours = resize_labels(labels, coarse, align_corners)[0]
     for axis, (pixels, points) in enumerate(zip(fine, coarse, strict=True)):
-        if align_corners:
-            lie = torch.arange(points) * (pixels - 1) / max(points - 1, 1)
+        if align_corners and points > 1:
+            lie = torch.arange(points) * (pixels - 1) / (points - 1)
         else:
             lie = (torch.arange(points) + 0.5) * pixels / points - 0.5
         lie = lie.view((-1, 1) if axis == 0 else (1, -1)).expand(coarse)

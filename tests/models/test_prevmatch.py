@@ -146,8 +146,9 @@ def test_a_run_keeps_networks_and_resumes_bit_for_bit(select, drawn, tmp_path):
     first_kept = {key: value for key, value in state.items() if key.startswith('previous.0.')}
     after_one = saved(tmp_path / 'run', 1)['state_dict']
     assert all(torch.equal(v, after_one[k.replace('previous.0', 'student.segmentor')]) for k, v in first_kept.items())
-    for last in ('epoch_3.pth', 'epoch_2.pth'):
-        (tmp_path / 'run' / last).unlink()
+    for later in ('epoch_3.pth', 'epoch_2.pth', 'best_*.pth'):
+        for path in (tmp_path / 'run').glob(later):
+            path.unlink()
     (tmp_path / 'run/last_checkpoint').write_text(str(tmp_path / 'run/epoch_1.pth'))
     again = config(drawn, tmp_path / 'run', select=select)
     again.experiment_name = f'{again.experiment_name}-again'

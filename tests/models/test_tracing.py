@@ -16,6 +16,7 @@ from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.models.device import send
 from mmsemi.models.frozen_encoder import encoded_once, is_frozen
 from mmsemi.models.heads.patch_classifier import average
+from mmsemi.models.losses.at_once import with_gradient_at_once
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.dice import PixelDiceLoss, dice_loss
 from mmsemi.models.losses.info_nce import info_nce
@@ -29,7 +30,6 @@ from mmsemi.models.losses.pixel import (
     pixel_cross_entropy,
     soft_cross_entropy,
 )
-from mmsemi.models.losses.recomputed import at_full_resolution
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
 from mmsemi.models.modules.channel_dropout import ComplementaryDropout, channel_masks, complementary_masks
 from mmsemi.models.modules.correlation import Correlation, pixel_propagation, sample_positions, sampled_rows
@@ -96,7 +96,8 @@ CASES = [
     partial(of_logits, masked_mean, BranchOutput((), WEIGHT[:, None], (9, 9))),
     partial(logit_distance, LOGITS, OTHER, VALID),
     *(partial(soft_consistency, LOGITS, OTHER.softmax(1), WEIGHT, VALID, kind) for kind in SOFT_LOSSES),
-    partial(at_full_resolution, pixel_cross_entropy, BranchOutput((), LOGITS[:, :, ::2], (H, W)), PSEUDO, VALID),
+    partial(of_logits, pixel_cross_entropy, BranchOutput((), LOGITS[:, :, ::2], (H, W)), PSEUDO, VALID),
+    partial(with_gradient_at_once, masked_mean, WEIGHT),
     partial(PixelCrossEntropyLoss(class_weight=[1.0, 2.0, 1.0, 0.5]), LOGITS, LABEL, WEIGHT),
     partial(OhemCrossEntropyLoss(0.7, 0.3), LOGITS, LABEL),
     partial(intra_image_contrast, NODES, NODE_LABEL, C, NODE_VALID),

@@ -47,6 +47,16 @@ def test_a_plugin_is_compared_with_the_method_alone(capsys):
     assert re.fullmatch(r"plugins: -?[\d.]+ % of the method's step without them", lines[1])
 
 
+def test_crops_are_measured_side_by_side_and_in_half_precision(capsys):
+    threads = torch.get_num_threads()
+    benchmark.main([config('FixMatch'), '--crop', '48', '64', '--repeats', '1', '--batch', '2', '2', '--amp', 'bf16'])
+    torch.set_num_threads(threads)
+    titles = [line for line in capsys.readouterr().out.splitlines() if 'labeled' in line]
+    assert len(titles) == 2
+    for title, side in zip(titles, (48, 64), strict=True):
+        assert f'crops of {side} x {side}, cpu, bf16, 1 steps' in title
+
+
 def recorded_step(method: str) -> tuple[nn.Module, Instruments]:
     """A model after the loss and backward pass of a step that was watched."""
     kwargs = {} if method == 'Supervised' else dict(threshold=0.2)
@@ -151,26 +161,17 @@ def test_the_table_tells_medians_and_counts_the_optimizer_in_the_last_line_alone
     assert lines[-2:] == ["overhead without the optimizer's step: 15.0 %", 'overhead: 25.0 %']
 
 
-def test_no_part_of_a_config_loads_weights():
-    cfg = dict(
-        student=dict(pretrained='x', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='y'))),
-        heads=[dict(init_cfg=dict(type='Normal', std=0.01))],
-    )
-    benchmark.forget_weights(cfg)
-    assert cfg['student'] == dict(pretrained=None, backbone=dict(init_cfg=None))
-    assert cfg['heads'] == [dict(init_cfg=dict(type='Normal', std=0.01))]
-
-
 @pytest.mark.parametrize(
     'arguments, message',
     [
         (['mllc/mllc_r18_shape.py'], 'does not exist; did you mean configs/mllc/mllc_r18_shapes.py'),
-        ([config('MLLC'), '--batch', '0', '2'], 'at least 1 labeled and 1 unlabeled crops for MLLC, not 0 and 2'),
-        ([config('MLLC'), '--batch', '2', '0'], 'at least 1 labeled and 1 unlabeled crops for MLLC, not 2 and 0'),
+        ([config('MLLC'), '--batch', '0', '2'], '--batch 0 2: a step takes one labeled image or more'),
+        ([config('MLLC'), '--batch', '2', '0'], '--batch 2 0: MLLC needs unlabeled images, too'),
         ([config('MLLC'), '--device', 'cuda:99'], 'This machine has no device cuda:99'),
         ([config('MLLC'), '--device', 'gpu'], "--device must be 'cpu', 'cuda'"),
         ([config('MLLC'), '--repeats', '0'], '--repeats must be at least 1, not 0'),
-        ([config('MLLC'), '--crop', '-1'], '--crop must be at least 1, not -1'),
+        ([config('MLLC'), '--repeats', '-1'], '--repeats must be at least 1, not -1'),
+        ([config('MLLC'), '--crop', '64', '-1'], '--crop must be at least 1, not -1'),
     ],
 )
 def test_what_cannot_be_measured_is_named(arguments, message):

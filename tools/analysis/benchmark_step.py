@@ -1,6 +1,7 @@
 """Where the time of a training step goes, beside the floor: bare forwards and backwards of the same networks.
 
     python tools/analysis/benchmark_step.py unimatch/unimatch_r50_voc.py --crop 321 --batch 2 2
+    python tools/analysis/benchmark_step.py mllc/mllc_r50_voc.py --crop 321 512 800 --batch 1 1 --amp bf16
     python tools/analysis/benchmark_step.py mllc/mllc_r50_voc.py --device cuda --repeats 20
 
 A step is what training does with a batch that the workers have delivered: loading runs beside it and is not counted.
@@ -16,11 +17,12 @@ The batch is one of random uint8 crops, so that no data set is needed; weights a
 - optimizer; EMA and hooks: all hooks of the config that act before or after an iteration.
 
 The floor repeats the step's calls of these networks, in the same grouping, mode and precision, on the inputs and with
-the output gradients that they had in a step. Steps and floors take turns, and the overhead is the median over pairs,
-for machines are noisy. With one thread on a CPU, the default there, time is the process's CPU time, which other
-programs disturb least; else it is wall time, on CUDA the device's own.
+the output gradients that they had in a step. Steps and floors take turns, and so do the crops where several are given;
+the overhead is the median over pairs, for machines are noisy. With one thread on a CPU, the default there, time is the
+process's CPU time, which other programs disturb least; else it is wall time, on CUDA the device's own.
 
-Where the config has plugins (MPMC), a line tells how much longer its step takes than the same step without them.
+Where the config has plugins (MPMC), a line tells how much longer its step takes than the same step without them. With
+--amp networks compute in half precision, in the floor too; gradients are not scaled.
 
 Overhead is all that is not network time, in percent of the floor: everything but the forward passes of networks, and
 the floor's part of the backward pass. The last line counts the optimizer's step as overhead, the line before it does
@@ -32,7 +34,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -45,11 +49,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmsemi.apis.launch import UsageError, build_runner, load_config, run
+from mmsemi.apis.memory import forget_weights
 from mmsemi.apis.options import OptionsAction
 from mmsemi.engine.step_timing import PHASES, Call, Clock, Instruments, replay
 from mmsemi.models.state import StepState
 from mmsemi.registry import LOOPS
 
+HALVES = {'fp16': 'float16', 'bf16': 'bfloat16'}
 LABEL_BLOCK = 32
 """Side of the blocks of one class in the synthetic labels."""
 
@@ -65,13 +71,13 @@ class BenchmarkLoop(EpochBasedTrainLoop):
         if self.device.type == 'cpu':
             runner.model = revert_sync_batchnorm(runner.model)
         runner.model.to(self.device)
-        self.repeats = options['repeats']
+        self.amp = options['amp']
         self.clock = Clock(self.device, options['threads'])
         self.steps: list[dict[str, float]] = []
         self.floors: list[dict[str, float]] = []
 
     def run(self) -> nn.Module:
-        """Measure; the first step only warms up and is recorded for the floor."""
+        """Get ready; the first step only warms up and is recorded for the floor."""
         model = self.runner.model.train()
         for state in model.modules():
             if isinstance(state, StepState):
@@ -79,6 +85,8 @@ class BenchmarkLoop(EpochBasedTrainLoop):
                 for buffer in state.buffers():
                     if buffer.dtype == torch.bool:
                         buffer.fill_(True)
+        if self.amp:
+            self._use_half_precision(getattr(torch, HALVES[self.amp]))
         self.instruments = Instruments(model, self.clock)
         self._instrument(model)
         self.runner.call_hook('before_train')
@@ -90,10 +98,24 @@ class BenchmarkLoop(EpochBasedTrainLoop):
         for call in calls:
             call.keep_gradients()
         self._floor(calls)
-        for _ in range(self.repeats):
-            self.steps.append(self._step(batch))
-            self.floors.append(self._floor(calls))
+        self._batch, self._calls = batch, calls
         return model
+
+    def measure(self) -> None:
+        """Time a step and its floor."""
+        self.steps.append(self._step(self._batch))
+        self.floors.append(self._floor(self._calls))
+
+    def _use_half_precision(self, half: torch.dtype) -> None:
+        """Let autocast be on wherever the optimizer's wrapper would have it."""
+        context = self.runner.optim_wrapper.optim_context
+
+        @contextmanager
+        def with_autocast(model: nn.Module) -> Iterator[None]:
+            with context(model), torch.autocast(self.device.type, half):
+                yield
+
+        self.runner.optim_wrapper.optim_context = with_autocast
 
     def _instrument(self, model: nn.Module) -> None:
         """Mark where the parts of ``train_step`` end."""
@@ -191,18 +213,6 @@ def table(steps: list[dict[str, float]], floors: list[dict[str, float]]) -> str:
     return '\n'.join([*lines, f'overhead: {percent():.1f} %'])
 
 
-def forget_weights(node: Any) -> None:
-    """Let no part of a config load weights: their values do not matter here."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == 'pretrained' or (key == 'init_cfg' and isinstance(value, dict) and 'checkpoint' in value):
-                node[key] = None
-            forget_weights(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            forget_weights(value)
-
-
 def check_device(name: str) -> None:
     """Refuse a device that this machine lacks."""
     try:
@@ -213,23 +223,25 @@ def check_device(name: str) -> None:
         raise UsageError(f'This machine has no device {name}; choose --device cpu or one that it has.')
 
 
-def benchmark_config(args: argparse.Namespace, work_dir: str) -> Config:
-    """The config that the command line names, for :class:`BenchmarkLoop`."""
+def benchmark_config(args: argparse.Namespace, crop: int | None, work_dir: str) -> Config:
+    """The config that the command line names, for :class:`BenchmarkLoop`, at one of its crops."""
     args.work_dir, args.launcher, args.local_rank = work_dir, 'none', 0
+    batch, args.batch = args.batch, None
     cfg = load_config(args)
+    args.batch = batch
     forget_weights(cfg.model)
     sampler = cfg.train_dataloader.sampler
-    labeled, unlabeled = args.batch or (sampler.labeled, sampler.unlabeled)
+    labeled, unlabeled = batch or (sampler.labeled, sampler.unlabeled)
     needed = 1 if cfg.model.data_preprocessor.num_strong else 0
     if labeled < 1 or unlabeled < needed:
         raise UsageError(
             f'--batch needs at least 1 labeled and {needed} unlabeled crops for {cfg.model.type}, not {labeled} and '
             f'{unlabeled}.'
         )
-    size = (args.crop, args.crop) if args.crop else tuple(cfg.model.data_preprocessor.size)
+    size = (crop, crop) if crop else tuple(cfg.model.data_preprocessor.size)
     cfg.model.data_preprocessor.size = size
     cfg.train_dataloader = dict(labeled=labeled, unlabeled=unlabeled, size=size)
-    options = dict(device=args.device, repeats=args.repeats, threads=args.threads)
+    options = dict(device=args.device, threads=args.threads, amp=args.amp)
     cfg.train_cfg = dict(type='BenchmarkLoop', max_epochs=cfg.train_cfg.max_epochs, **options)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
         cfg[key] = None
@@ -242,25 +254,48 @@ def benchmark_config(args: argparse.Namespace, work_dir: str) -> Config:
     return cfg
 
 
-def measure(args: argparse.Namespace, plugins: bool = True) -> tuple[Config, BenchmarkLoop]:
-    """Build the model and run the steps; with the method's plugins or without."""
-    with tempfile.TemporaryDirectory() as work_dir:
-        cfg = benchmark_config(args, work_dir)
-        if not plugins:
-            cfg.model.plugins = []
-        runner = build_runner(cfg)
-        runner.train()
-    return cfg, runner.train_loop
+class Measured(NamedTuple):
+    """The steps of a config at one crop, and those without its plugins where it has some."""
+
+    size: tuple[int, int]
+    loop: BenchmarkLoop
+    host: BenchmarkLoop | None = None
+
+
+def measure(args: argparse.Namespace, crops: Sequence[int | None]) -> list[Measured]:
+    """Build a model for each crop, and let them take turns."""
+    found = []
+    with ExitStack() as stack:
+
+        def ready(crop: int | None, plugins: bool) -> tuple[Config, BenchmarkLoop]:
+            cfg = benchmark_config(args, crop, stack.enter_context(tempfile.TemporaryDirectory()))
+            if not plugins:
+                cfg.model.plugins = []
+            runner = build_runner(cfg)
+            runner.train()
+            return cfg, runner.train_loop
+
+        for crop in crops:
+            cfg, loop = ready(crop, plugins=True)
+            host = ready(crop, plugins=False)[1] if cfg.model.get('plugins') else None
+            found.append(Measured(tuple(cfg.train_dataloader.size), loop, host))
+        for _ in range(args.repeats):
+            for one in found:
+                one.loop.measure()
+                if one.host:
+                    one.host.measure()
+    return found
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--crop', type=int, help="side of the crops in pixels, by default the config's")
+    parser.add_argument('--crop', type=int, nargs='+', help="sides of the crops in pixels, by default the config's")
     parser.add_argument(
         '--batch', type=int, nargs=2, metavar=('L', 'U'), help="labeled and unlabeled crops, by default the config's"
     )
+    parser.add_argument('--amp', choices=tuple(HALVES), help='networks compute in half precision')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help='override config keys'
@@ -275,20 +310,23 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     check_device(args.device)
     for name in ('repeats', 'threads', 'crop'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UsageError(f'--{name} must be at least 1, not {getattr(args, name)}.')
+        values = getattr(args, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and value < 1:
+                raise UsageError(f'--{name} must be at least 1, not {value}.')
     torch.set_num_threads(args.threads)
-    cfg, loop = measure(args)
-    loader = cfg.train_dataloader
-    print(
-        f'{args.config}: {loader.labeled} labeled + {loader.unlabeled} unlabeled crops of {loader.size[0]} x '
-        f'{loader.size[1]}, {args.device}, {args.repeats} steps'
-    )
-    if cfg.model.get('plugins'):
-        _, host = measure(args, plugins=False)
-        with_plugins, alone = (statistics.median(sum(s.values()) for s in x.steps) for x in (loop, host))
-        print(f"plugins: {100 * (with_plugins / alone - 1):.1f} % of the method's step without them")
-    print(table(loop.steps, loop.floors))
+    for one in measure(args, args.crop or [None]):
+        loader = one.loop.dataloader.dataset
+        print(
+            f'{args.config}: {loader.num_labeled} labeled + {loader.num_unlabeled} unlabeled crops of {one.size[0]} x '
+            f'{one.size[1]}, {args.device}, {args.amp or "float32"}, {args.repeats} steps'
+        )
+        if one.host:
+            with_plugins, alone = (
+                statistics.median(sum(step.values()) for step in loop.steps) for loop in (one.loop, one.host)
+            )
+            print(f"plugins: {100 * (with_plugins / alone - 1):.1f} % of the method's step without them")
+        print(table(one.loop.steps, one.loop.floors))
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ facts = {
 }
 
 train_pipeline = [
-    dict(type='LoadImageFromFile', color_type='${color_type}'),
+    dict(type='LoadReducedImage', longest='${longest_side}', color_type='${color_type}'),
     dict(type='LoadSegAnnotations'),
     dict(type='LimitSide', longest='${longest_side}'),
     dict(type='RandomScale', ratio_range='${scale_range}'),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmsemi.engine.utils import segmentor_of
+from mmsemi.engine.utils import segmentor_of, steps_now
 from mmsemi.models.state import StepState
 
 
 class CommitHook(Hook):
-    """Commit every state of one kind after the step that observed it.
+    """Commit every state of one kind after the optimizer step that observed it.
 
     Raises:
         ValueError: Before training, if the model keeps no such state.
@@ -35,6 +35,10 @@ class CommitHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Fold in the step's observations."""
+        """Fold in the step's observations, once all passes that it gathers gradients of are done."""
+        done = steps_now(runner)
         for state in self._states:
-            state.commit()
+            if done:
+                state.commit()
+            else:
+                state.end_pass()

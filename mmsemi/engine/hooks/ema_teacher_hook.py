@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mmsemi.engine.utils import segmentor_of
+from mmsemi.engine.utils import passes_of, segmentor_of, steps_now
 from mmsemi.registry import HOOKS
 
 
@@ -18,8 +18,8 @@ from mmsemi.registry import HOOKS
 class EMATeacherHook(Hook):
     """Move the teacher towards the student after each optimizer step: a few fused kernels for all its tensors.
 
-    The momentum warms up as ``min(1 - 1 / (iter + 1), momentum)``, so that the teacher is the mean of the first
-    students.
+    The momentum warms up as ``min(1 - 1 / (step + 1), momentum)``, so that the teacher is the mean of the first
+    students; steps are those of the optimizer, however many passes each gathers gradients of.
 
     Source: Tarvainen and Valpola, 2017 (arXiv:1703.01780); the warm-up as in U2PL, AugSeg and others.
 
@@ -75,8 +75,7 @@ class EMATeacherHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
         """Update the teacher, unless gradients are still being accumulated."""
-        wrapper = runner.optim_wrapper
-        if not getattr(wrapper, 'should_update', lambda: True)():
+        if not steps_now(runner):
             return
         update = get_ema_multi_avg_fn(self._momentum_at(runner))
         for teacher, student in self._groups:
@@ -87,7 +86,8 @@ class EMATeacherHook(Hook):
     def _momentum_at(self, runner: Runner) -> float:
         """The share of the old teacher that this step keeps."""
         first = round(self.copy_epochs * len(runner.train_dataloader)) if self.copy_epochs else 0
-        past = runner.iter - (0 if self.count_copies else first)
+        passes = passes_of(runner)
+        past = runner.iter // passes - (0 if self.count_copies else first // passes)
         if runner.iter < first or past == 0:
             return 0.0
         return min(1 - 1 / (past + 1), self.momentum) if self.warmup else self.momentum

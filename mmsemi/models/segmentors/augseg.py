@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.pixel import pixel_cross_entropy
 from mmsemi.models.pseudo_labels import confident_labels, image_confidence
 from mmsemi.registry import MODELS
@@ -98,7 +98,7 @@ class AugSeg(MeanTeacher):
         pseudo = confident_labels(views['guide'].logits, self.threshold, streams.valid)
         pseudo = self.reweight(pseudo, views['guide'])
         terms = [
-            pixel_cross_entropy(views[f'strong_{i}'].logits, *self.target(pseudo, streams, i))
+            of_logits(pixel_cross_entropy, views[f'strong_{i}'], *self.target(pseudo, streams, i))
             for i in range(len(streams.strong))
         ]
         pairs = zip(streams.mix, streams.pasted, strict=True)

@@ -13,9 +13,8 @@ from mmseg.models.utils import resize
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.pixel import pixel_cross_entropy
-from mmsemi.models.losses.recomputed import at_full_resolution
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
 from mmsemi.models.modules.correlation import SAMPLINGS, pixel_propagation, sample_positions, sampled_rows
 from mmsemi.models.modules.regions import count_shapes, packed_shapes, region_propagation
@@ -176,7 +175,7 @@ class CorrMatch(FixMatch):
         if not self.pixel_propagation:
             return losses
         head = self.student.segmentor.decode_head
-        corr = at_full_resolution(lambda z: head_losses(head, z, labels), self.propagated(out))
+        corr = head_losses(head, self.propagated(out).coarse_logits, labels)
         share = self.sup_corr_share
         return {
             **{name: (1 - share) * value for name, value in losses.items()},
@@ -204,16 +203,16 @@ class CorrMatch(FixMatch):
 
         target = probabilities(mix.images(logits) if self.mix_soft_target else logits)
         del logits  # The maps of all classes are the largest of the step.
-        hard = at_full_resolution(pixel_cross_entropy, strong, enlarged, valid)  # eq. 1
-        perturbed = at_full_resolution(pixel_cross_entropy, views['perturbed_0'], pseudo, streams.valid)
-        soft = at_full_resolution(soft_consistency, strong, target, mixed.weight, valid, self.soft_loss)  # eq. 3
+        hard = of_logits(pixel_cross_entropy, strong, enlarged, valid)  # eq. 1
+        perturbed = of_logits(pixel_cross_entropy, views['perturbed_0'], pseudo, streams.valid)
+        soft = of_logits(soft_consistency, strong, target, mixed.weight, valid, self.soft_loss)  # eq. 3
         losses = {
             'loss_hard': self.weights['hard'] * 0.5 * (hard + perturbed),
             'loss_soft': self.weights['soft'] * soft,
         }
         if self.pixel_propagation:  # eq. 6
-            corr_strong = at_full_resolution(pixel_cross_entropy, self.propagated(strong), enlarged, valid)
-            corr_weak = at_full_resolution(pixel_cross_entropy, self.propagated(views['weak']), pseudo, streams.valid)
+            corr_strong = of_logits(pixel_cross_entropy, self.propagated(strong), enlarged, valid)
+            corr_weak = of_logits(pixel_cross_entropy, self.propagated(views['weak']), pseudo, streams.valid)
             losses['loss_corr'] = self.weights['corr'] * 0.5 * (corr_strong + corr_weak)
         report = {**self.describe(pseudo, streams), 'threshold': self.moving_threshold.limits().mean()}
         if self.region_propagation:

@@ -13,7 +13,7 @@ import torch
 from mmseg.models.utils import resize
 from torch import Tensor
 
-from mmsemi.models.branch import BranchOutput
+from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.info_nce import info_nce
 from mmsemi.models.losses.pixel import soft_cross_entropy
 from mmsemi.models.precision import probabilities
@@ -139,7 +139,7 @@ class ESL(SemiSegmentor):
         pseudo = self.reweight(pseudo, views['guide'])
         if self.seen:
             self.show(pseudo, dominant_classes=(pseudo.prob > 0).sum(1).float())
-        soft = soft_cross_entropy(views['strong_0'].logits, mix.labels(pseudo), mix.maps(streams.valid))
+        soft = of_logits(soft_cross_entropy, views['strong_0'], mix.labels(pseudo), mix.maps(streams.valid))
         losses = {'loss_soft': self.soft_weight * soft}
         if self.contrast_weight:
             losses['loss_contrast'] = self.contrast_weight * self.contrast_loss(streams, views)

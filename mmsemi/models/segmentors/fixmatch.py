@@ -74,10 +74,7 @@ class FixMatch(SemiSegmentor):
 
     def pixel_loss(self, out: BranchOutput, pseudo: PseudoLabel, valid: Tensor) -> Tensor:
         """What a view learns of labels (B, H, W), by ``unsup_loss``."""
-        if self.unsup_loss == 'dice':
-            # Its sums travel between ranks, which the backward pass must not do again.
-            return dice_loss(out.logits, pseudo, valid)
-        return of_logits(pixel_cross_entropy, out, pseudo, valid)
+        return of_logits(dice_loss if self.unsup_loss == 'dice' else pixel_cross_entropy, out, pseudo, valid)
 
 
 @MODELS.register_module()

@@ -10,7 +10,7 @@ import torch
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
-from mmsemi.models.branch import Branch, BranchOutput
+from mmsemi.models.branch import Branch, BranchOutput, of_logits
 from mmsemi.models.losses.contrastive import intra_image_contrast, prototype_contrast
 from mmsemi.models.losses.pixel import masked_mean
 from mmsemi.models.precision import full_precision, probabilities
@@ -265,10 +265,14 @@ class MLLC(SemiSegmentor):
         """
         nodes = out.heads['nodes']
         coarse = PseudoLabel(self.to_nodes(pseudo.label, out), self.to_nodes(pseudo.weight, out))
-        loss = _nll(full_precision(out.logits).log_softmax(1), pseudo, valid, self.dynamic_weight)
+        loss = of_logits(_nll_of_scores, out, pseudo, valid, self.dynamic_weight)
         for log_prob in out.heads['graph'].log_probs[1:]:
             loss = loss + _nll(log_prob, coarse, nodes, self.dynamic_weight)
         return loss
+
+
+def _nll_of_scores(logits: Tensor, *args) -> Tensor:
+    return _nll(logits.log_softmax(1), *args)
 
 
 def _nll(log_prob: Tensor, pseudo: PseudoLabel, valid: Tensor, dynamic_weight: bool = False) -> Tensor:

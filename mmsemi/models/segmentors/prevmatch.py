@@ -10,7 +10,7 @@ import random
 import torch
 from torch import Tensor, nn
 
-from mmsemi.models.branch import Branch, BranchOutput
+from mmsemi.models.branch import Branch, BranchOutput, of_logits
 from mmsemi.models.losses.pixel import pixel_cross_entropy
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
@@ -121,12 +121,12 @@ class PrevMatch(UniMatch):
         pseudo = self.reweight(self.previous_labels(streams), views['guide'])
         terms = [
             self.strong_weight
-            * pixel_cross_entropy(views[f'strong_{i}'].logits, mix.labels(pseudo), mix.maps(streams.valid))
+            * of_logits(pixel_cross_entropy, views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
             for i, mix in enumerate(streams.mix)
         ]
         if self.feature_weight:
-            perturbed = views['perturbed_0'].logits
-            terms.append(self.feature_weight * pixel_cross_entropy(perturbed, pseudo, streams.valid))
+            perturbed = of_logits(pixel_cross_entropy, views['perturbed_0'], pseudo, streams.valid)
+            terms.append(self.feature_weight * perturbed)
         told = {f'{name}_previous': value for name, value in self.describe(pseudo, streams).items()}
         return {**losses, 'loss_previous': self.share() * sum(terms), **told}
 

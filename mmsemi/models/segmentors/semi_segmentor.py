@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.frozen_encoder import encoded_once, is_frozen
+from mmsemi.models.losses.at_once import with_gradient_at_once
 from mmsemi.models.pseudo_labels import label_accuracy
 from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Seen, Streams
@@ -42,6 +44,8 @@ class SemiSegmentor(BaseSegmentor):
         freeze_encoder (bool): The backbone does not learn, whatever its own config says. A frozen backbone, by this key
             or its own (``frozen_stages``), runs in evaluation mode; student and teacher share it, and an image that
             both see in a step is encoded once. Defaults to False.
+        channels_last (bool, optional): Weights and maps lie in memory with the channels of a pixel side by side, which
+            convolutions in half precision and TF32 want. Defaults to True on a GPU, and to False elsewhere.
         plugins (list[dict], optional): Configs of :class:`Plugin` that add losses to those of the method.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
@@ -66,6 +70,7 @@ class SemiSegmentor(BaseSegmentor):
         unsup_start: float = 0.0,
         unsup_warmup: float = 0.0,
         freeze_encoder: bool = False,
+        channels_last: bool | None = None,
         plugins: list[dict] | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -82,6 +87,7 @@ class SemiSegmentor(BaseSegmentor):
         self.unsup_weight = unsup_weight
         self.unsup_start = unsup_start
         self.unsup_warmup = unsup_warmup
+        self.channels_last = channels_last
         crop = self.data_preprocessor.size
         self.student = Branch(student, heads, crop)
         encoder = self.student.segmentor.backbone
@@ -166,6 +172,17 @@ class SemiSegmentor(BaseSegmentor):
 
     def _copy_student(self) -> None:
         self.teacher.load_state_dict(self.student.state_dict())
+
+    def to(self, *args, **kwargs) -> SemiSegmentor:
+        """Move the model, and lay its weights out as the device and ``channels_last`` want them.
+
+        Convolutions hand on the format of their weights: no image needs to be changed for it.
+        """
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        on_gpu = device is not None and device.type == 'cuda'
+        if on_gpu if self.channels_last is None else self.channels_last:
+            kwargs.setdefault('memory_format', torch.channels_last)
+        return super().to(*args, **kwargs)
 
     def train(self, mode: bool = True) -> SemiSegmentor:
         """Set the mode of all parts but the teacher and a frozen encoder, which always are in evaluation mode."""
@@ -365,12 +382,19 @@ def _weighted(terms: dict[str, Tensor], factor: float | Tensor) -> dict[str, Ten
 
 
 def head_losses(head: BaseModule, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The losses that a decode head's config states, for ``logits`` (B, C, h, w) and ``labels`` (B, H, W), by name."""
-    logits = resize(logits, size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners)
-    weight = None if head.sampler is None else head.sampler.sample(logits, labels[:, None])
+    """The losses that a decode head's config states, for ``logits`` (B, C, h, w) and ``labels`` (B, H, W), by name.
+
+    Nothing of the labels' size is kept for the backward pass.
+    """
+
+    def at_labels(criterion: nn.Module, coarse: Tensor) -> Tensor:
+        logits = resize(coarse, size=labels.shape[1:], mode='bilinear', align_corners=head.align_corners)
+        weight = None if head.sampler is None else head.sampler.sample(logits, labels[:, None])
+        return criterion(logits, labels, weight=weight, ignore_index=head.ignore_index)
+
     losses: dict[str, Tensor] = {}
     for criterion in head.loss_decode if hasattr(head.loss_decode, '__iter__') else [head.loss_decode]:
-        value = criterion(logits, labels, weight=weight, ignore_index=head.ignore_index)
+        value = with_gradient_at_once(partial(at_labels, criterion), logits)
         losses[criterion.loss_name] = losses.get(criterion.loss_name, 0) + value
     return losses
 

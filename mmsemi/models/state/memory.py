@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from mmengine.dist import all_gather, all_reduce
@@ -83,11 +84,31 @@ class Prototypes(StepState):
         self.pending.zero_()
 
 
-class FeatureQueues(StepState):
+class _Queues(StepState):
+    """What queues were asked to take, until the commit: a step's calls, each with the images of all its passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending: list[Tensor] = []
+        self._ends: list[int] = []
+
+    def end_pass(self) -> None:
+        """The next call is the first one of another pass of the same step."""
+        self._ends.append(len(self._pending))
+
+    def _take(self, dim: int) -> list[Tensor]:
+        """What was noted, call by call, in each the passes one after another along ``dim``; it is forgotten."""
+        bounds = [0, *self._ends, len(self._pending)]
+        passes = [self._pending[start:end] for start, end in pairwise(bounds) if end > start]
+        self._pending, self._ends = [], []
+        return [torch.cat(call, dim) if len(call) > 1 else call[0] for call in zip(*passes, strict=True)]
+
+
+class FeatureQueues(_Queues):
     """First-in-first-out queues of features on the device, all of one length.
 
     ``observe`` notes at most one feature an image and queue. ``commit`` enqueues them call by call, in each the images
-    of the first rank, then those of the next: the order of one process with all their batches.
+    of the first rank, pass by pass, then those of the next: the order of one process with all their batches.
 
     Source: ESL, the memory bank below eq. 8.
 
@@ -103,7 +124,6 @@ class FeatureQueues(StepState):
         self.register_buffer('value', torch.zeros(num_queues, length, channels))
         # How many a queue was ever given: the next goes to the slot ``pushed % length``.
         self.register_buffer('pushed', torch.zeros(num_queues, dtype=torch.long))
-        self._pending: list[Tensor] = []
 
     @property
     def filled(self) -> Tensor:
@@ -125,10 +145,9 @@ class FeatureQueues(StepState):
     @torch.no_grad()
     def commit(self) -> None:
         """Enqueue what was noted; a feature too many takes the place of the oldest."""
-        for noted in self._pending:
+        for noted in self._take(0):
             images = torch.cat(all_gather(noted))
             self._push(images[..., :-1], images[..., -1] > 0)
-        self._pending.clear()
 
     def _push(self, features: Tensor, present: Tensor) -> None:
         first = torch.arange(0, self.value.shape[0] * self.length, self.length, device=present.device)
@@ -159,11 +178,11 @@ class FeatureQueues(StepState):
         return positive, negative.clamp(max=self.value.shape[0] * self.length - 1), (count > 0) & (available > 0)
 
 
-class ClassQueues(StepState):
+class ClassQueues(_Queues):
     """First-in-first-out queues of features on the device, one a class, each of its own length.
 
     ``observe`` notes candidates, ``commit`` enqueues at most ``per_step`` of each class, drawn uniformly from those of
-    all calls and ranks: two ranks draw from what one process with both batches would.
+    all calls, passes and ranks: two ranks draw from what one process with both batches would.
 
     Source: U2PL, Wang et al., 2022 (arXiv:2203.03884), the category-wise memory bank. Its released code enqueues all
     candidates of a step, which are many more than a queue holds.
@@ -183,7 +202,6 @@ class ClassQueues(StepState):
         self.register_buffer('pushed', torch.zeros(len(lengths), dtype=torch.long))
         self.register_buffer('length', length, persistent=False)
         self.register_buffer('first', length.cumsum(0) - length, persistent=False)
-        self._pending: list[Tensor] = []
 
     @property
     def filled(self) -> Tensor:
@@ -215,8 +233,7 @@ class ClassQueues(StepState):
         """Enqueue a draw from what was noted; a feature too many takes the place of the oldest."""
         if not self._pending:
             return
-        noted = torch.cat([rows for call in self._pending for rows in all_gather(call)], 1)
-        self._pending.clear()
+        noted = torch.cat([rows for call in self._take(1) for rows in all_gather(call)], 1)
         drawn = noted[..., -1].topk(min(self.per_step, noted.shape[1]), 1).indices.sort(1).values
         rows = noted.gather(1, drawn[..., None].expand(-1, -1, noted.shape[2])).transpose(0, 1)
         present = rows[..., -1] >= 0

@@ -1,0 +1,48 @@
+# CamVid at 320 x 240 as it is used: labels from the first minute of one drive, unlabeled images from all, the first
+# half of the evaluated drive included; its second half is evaluated, ten frames later. Why this one: docs/results.md.
+_base_ = './camvid.py'
+crop_size = (193, 193)
+image_size = (320, 240)  # width, height
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadSegAnnotations'),
+    dict(type='RandomResize', scale=image_size, ratio_range=(0.5, 2.0), keep_ratio=True, backend='pillow'),
+    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=image_size, backend='pillow'),
+    # After Resize, so that the ground truth keeps its size: predictions are resized to it.
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+
+pool = dict(
+    type='CamVidDataset',
+    data_root=_base_.data_root,
+    folders=('train', 'val'),
+    sequences=('0001TP', '0016E5', '0006R0'),
+    frames={'0006R0': (0, 2130)},
+)
+labeled_from = dict(
+    type='CamVidDataset',
+    data_root=_base_.data_root,
+    folders=('train', 'val'),
+    sequences=('0016E5',),
+    frames={'0016E5': (0, 2190)},
+)
+train_dataloader = dict(
+    dataset=dict(
+        dataset=dict(_delete_=True, **pool),
+        candidates=labeled_from,
+        labeled=23,
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(sequences=('0006R0',), frames={'0006R0': (2460, 3930)}, pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader

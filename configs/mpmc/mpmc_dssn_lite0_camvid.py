@@ -1,0 +1,2 @@
+_base_ = '../dssn/dssn_lite0_camvid.py'
+model = dict(plugins=[dict(type='MPMC')])

@@ -1,0 +1,2 @@
+_base_ = '../mean_teacher/mean_teacher_lite0_camvid.py'
+model = dict(plugins=[dict(type='MPMC')])

@@ -1,0 +1,2 @@
+_base_ = '../u2pl/u2pl_lite0_camvid.py'
+model = dict(plugins=[dict(type='MPMC')])

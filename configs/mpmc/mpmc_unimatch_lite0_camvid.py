@@ -1,0 +1,2 @@
+_base_ = '../unimatch/unimatch_lite0_camvid.py'
+model = dict(plugins=[dict(type='MPMC')])

@@ -1,0 +1,9 @@
+_base_ = ['../_base_/lite0_camvid.py', '../_base_/methods/u2pl.py']
+model = dict(
+    queue_length=4096,
+    background_length=8192,
+    keys_per_step=128,
+    data_preprocessor=_base_.view_cfg,
+    student=_base_.network,
+    heads=dict(representation=dict(in_channels=128, out_channels=128)),
+)
