@@ -40,12 +40,16 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize('part', ['labeled', 'validation'])
-@pytest.mark.parametrize('case', MASKS)
+@pytest.mark.parametrize(
+    ('case', 'part'),
+    [
+        *((case, 'labeled') for case in MASKS),
+        # A validation of one class can be judged.
+        *((case, 'validation') for case in MASKS if case != 'one class'),
+    ],
+)
 def test_masks_that_teach_nothing_are_refused(case, part, project):
     change, *says = MASKS[case]
-    if part == 'validation' and case == 'one class':
-        pytest.skip('such a validation can be judged')
     if case == 'fractions':
         for path in (project.root / ('val' if part == 'validation' else '') / 'masks').glob('*.png'):
             Image.fromarray(change(np.array(Image.open(path)))).save(path.with_suffix('.tif'))
