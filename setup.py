@@ -56,6 +56,12 @@ setup(
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    url='https://github.com/mmsemi/mmsemi',
+    project_urls={
+        'Documentation': 'https://github.com/mmsemi/mmsemi/tree/main/docs',
+        'Changelog': 'https://github.com/mmsemi/mmsemi/blob/main/CHANGELOG.md',
+        'Issues': 'https://github.com/mmsemi/mmsemi/issues',
+    },
     python_requires='>=3.10',
     packages=find_packages(include=['mmsemi', 'mmsemi.*']),
     include_package_data=True,

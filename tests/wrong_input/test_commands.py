@@ -15,6 +15,9 @@ from PIL import Image
 from tests.wrong_input.project import ROOT, refused
 
 FOLDERS = ('--images', 'images', '--masks', 'masks', '--val-images', 'val/images', '--val-masks', 'val/masks')
+NO_WORKERS = [
+    f'{part}_dataloader.{key}' for part in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=False')
+]
 ARGUMENTS = {
     'config that is not': (['train', 'nowhere.py'], 'The config nowhere.py does not exist'),
     'misspelt config': (['train', 'fixmatch/fixmach_r18_shapes.py'], 'did you mean', 'fixmatch_r18_shapes.py'),
@@ -121,9 +124,7 @@ def test_masks_of_0_and_255_are_mapped_by_init_and_train(project):
     status, text = project.run('init', *FOLDERS, '--unlabeled', 'unlabeled', '--method', 'fixmatch', '--out', 'p')
     assert status == 0 and '255 is taken as the second class' in text
     project.config = project.root / 'p/config.py'
-    settings = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
-    settings += [option.replace('train_', 'val_') for option in settings]
-    assert project.train(*settings)[0] is None
+    assert project.train(*NO_WORKERS)[0] is None
 
 
 KINDS = {
@@ -154,9 +155,7 @@ def test_images_of_every_kind_are_used_or_left_out_as_documented(project):
         assert (name in listed) == (name not in LEFT_OUT), name
         assert name not in LEFT_OUT or LEFT_OUT[name] in Path('p/fingerprint.json').read_text(encoding='utf-8')
     project.config = project.root / 'p/config.py'
-    settings = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
-    settings += [option.replace('train_', 'val_') for option in settings]
-    assert project.train(*settings)[0] is None
+    assert project.train(*NO_WORKERS)[0] is None
 
 
 # As processes
@@ -188,3 +187,24 @@ def test_the_same_holds_for_processes(command, project):
 def test_every_command_tells_its_arguments(word, project):
     status, text = project.run(word, '--help')
     assert status == 0 and f'usage: mmsemi {word}' in text
+
+
+@pytest.mark.parametrize(
+    ('shape', 'dtype', 'says'),
+    [
+        ((36, 40), np.uint8, "color_type = 'grayscale'  # images have 1 channel of 8 bits"),
+        ((36, 40, 4), np.uint8, "color_type = 'unchanged'  # images have 4 channels of 8 bits"),
+        ((36, 40), np.uint16, "color_type = 'unchanged'  # images have 1 channel of 16 bits"),
+    ],
+    ids=['gray', '4 bands', '16 bits'],
+)
+def test_init_says_how_other_images_are_read_and_they_train(shape, dtype, says, project):
+    rng = np.random.default_rng(0)
+    for part in ('images', 'unlabeled', 'val/images'):
+        for path in (project.root / part).iterdir():
+            Image.fromarray(rng.integers(0, np.iinfo(dtype).max, shape, dtype)).save(path)
+    status, text = project.run('init', *FOLDERS, '--unlabeled', 'unlabeled', '--method', 'fixmatch', '--out', 'p')
+    assert status == 0, text
+    project.config = project.root / 'p/config.py'
+    assert says in project.config.read_text()
+    assert project.train(*NO_WORKERS)[0] is None
