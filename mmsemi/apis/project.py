@@ -368,6 +368,9 @@ def config_text(data: Data, plan: Plan, root: str) -> str:
     how = _color_type(data)
     if how:
         lines.append(f"color_type = '{how[0]}'  # {how[1]}")
+    setting = _method_setting(plan, len(classes.names))
+    if setting:
+        lines.append(f'model = dict({setting[0]})  # {setting[1]}')
     lines += [
         'train_dataloader = dict(',
         f'    batch_size={plan.labeled + unlabeled},  # on each GPU; {why["batch"]}',
@@ -379,6 +382,16 @@ def config_text(data: Data, plan: Plan, root: str) -> str:
     if schedule in ('sgd_heads_x10', 'adamw_small'):
         lines.append(f'optim_wrapper = dict(optimizer=dict(lr={plan.rate:g}))  # {why["rate"]}')
     return '\n'.join(lines) + '\n'
+
+
+def _method_setting(plan: Plan, classes: int) -> tuple[str, str] | None:
+    """A key of the method that does not fit few classes or small crops by default, and why."""
+    if plan.method == 'u2pl' and classes <= 3:
+        return f'low_rank={classes - 1}', f'there are {classes} classes to rank'
+    positions = (min(plan.crop) // 16) ** 2
+    if plan.method == 'corrmatch' and positions < 128:
+        return f'num_shapes={positions}', 'of so many positions that a crop has at stride 16'
+    return None
 
 
 def _color_type(data: Data) -> tuple[str, str] | None:

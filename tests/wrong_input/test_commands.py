@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmsemi.apis.project import known
 from tests.wrong_input.project import ROOT, refused
 
 FOLDERS = ('--images', 'images', '--masks', 'masks', '--val-images', 'val/images', '--val-masks', 'val/masks')
@@ -208,3 +209,14 @@ def test_init_says_how_other_images_are_read_and_they_train(shape, dtype, says, 
     project.config = project.root / 'p/config.py'
     assert says in project.config.read_text()
     assert project.train(*NO_WORKERS)[0] is None
+
+
+@pytest.mark.parametrize('method', known('methods'))
+def test_every_method_gets_to_training_by_the_config_that_init_writes(method, project):
+    change(lambda mask: np.minimum(mask, 1))(project)  # two classes are the fewest
+    status, text = project.run('init', *FOLDERS, '--unlabeled', 'unlabeled', '--method', method, '--out', 'p')
+    assert status == 0, text
+    project.config = project.root / 'p/config.py'
+    assert len(project.config.read_text().splitlines()) <= 40
+    status, text = project.train(*NO_WORKERS)
+    assert status is None, text[-1500:]
