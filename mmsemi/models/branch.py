@@ -368,13 +368,18 @@ def _check_scores(segmentor: nn.Module) -> None:
     """Refuse segmentors whose scores are not one map a class.
 
     Raises:
-        ValueError: If there are several decode heads, or another number of maps than of classes.
+        ValueError: If there are several decode heads, less than two classes, or another number of maps.
     """
     head = segmentor.decode_head
     if isinstance(head, nn.ModuleList):
         raise ValueError(
             f'model.student: {type(segmentor).__name__} has {len(head)} decode heads, and the methods here learn from '
             "one map of scores; take type='EncoderDecoder' with one decode_head."
+        )
+    if head.num_classes < 2:
+        raise ValueError(
+            f'model.student.decode_head.num_classes={head.num_classes}: a pixel must be able to be something else; the '
+            'background is a class of its own, so that one kind of object makes num_classes=2.'
         )
     maps = getattr(head, 'out_channels', head.num_classes)
     if maps != head.num_classes:

@@ -52,6 +52,7 @@ KEYS = {
     'low-level width': (['network.decode_head.low_level_in_channels=99'], 'decode_head', 'width'),
     'level that is not there': (['network.decode_head.in_index=9'], 'decode_head'),
     'weights of wrong length': ([f'{CLASS_WEIGHT}=[1.0,2.0]'], 'class_weight has 2 numbers'),
+    'one class alone': (['network.decode_head.num_classes=1', 'classes=("object",)'], 'num_classes=1', 'background'),
     'auxiliary classes': (
         ['network.auxiliary_head=dict(type="FCNHead",in_channels=64,in_index=2,channels=16,num_classes=7)'],
         'auxiliary_head',
@@ -199,3 +200,21 @@ def test_what_a_run_does_without_is_told(project):
 
 def test_the_project_trains_as_it_stands(project):
     assert project.train()[0] is None
+
+
+@pytest.mark.parametrize(
+    'part',
+    [
+        'loss_decode=dict(type="CrossEntropyLoss",use_sigmoid=True)',
+        'loss_decode=dict(type="CrossEntropyLoss",class_weight=[1.0,2.0,1.0])',
+        'loss_decode=dict(type="LovaszLoss",reduction="none")',
+        'loss_decode=dict(type="DiceLoss")',
+        'loss_decode=[dict(type="PixelCrossEntropyLoss"),dict(type="DiceLoss")]',
+        'sampler=dict(type="OHEMPixelSampler",thresh=0.7,min_kept=100)',
+        'loss_decode=dict(type="OhemCrossEntropyLoss")',
+    ],
+)
+def test_losses_that_work_are_not_refused(part, project):
+    key, _, value = part.partition('=')
+    status, text = project.train(f'network.decode_head.{key}={value}')
+    assert status is None, text[-800:]
