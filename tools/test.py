@@ -6,59 +6,13 @@ python tools/test.py configs/mllc/mllc_r101_voc.py work_dirs/mllc_r101_voc_basel
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from mmengine.config import Config
-
-from mmsemi.apis.launch import UsageError, add_arguments, build_runner, load_config, run
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint of mmsemi, or of the same segmentor in plain mmseg')
-    parser.add_argument('--branch', choices=['student', 'teacher'], help='default: what the config says')
-    parser.add_argument('--show-dir', help='folder for images with the prediction painted over them')
-    parser.add_argument('--out', help='folder for the predictions, PNG files of class ids')
-    parser.add_argument('--tta', action='store_true', help='average over the scales and flips of tta_pipeline')
-    add_arguments(parser)
-    return parser.parse_args()
-
-
-def set_outputs(cfg: Config, show_dir: str | None, out: str | None) -> None:
-    """Ask for painted images and for PNG files of class ids."""
-    if show_dir:
-        cfg.default_hooks.visualization.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = show_dir
-    if out:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-        evaluators[0].output_dir = out
-
-
-def set_tta(cfg: Config) -> None:
-    """Predict with several views of each image."""
-    for key in ('tta_model', 'tta_pipeline'):
-        if key not in cfg:
-            raise UsageError(f'--tta needs the key {key}, which the config does not have.')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-    cfg.model = dict(cfg.tta_model, module=cfg.model)
+from mmsemi.apis.launch import build_runner, run
+from mmsemi.apis.testing import test_config, test_parser
 
 
 def main() -> None:
     """Build the runner and evaluate."""
-    args = parse_args()
-    cfg = load_config(args)
-    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise UsageError(f'The checkpoint {args.checkpoint} does not exist.')
-    cfg.load_from, cfg.resume = args.checkpoint, False
-    if args.branch:
-        cfg.merge_from_dict({'model.test_cfg.predict_on': args.branch})
-    set_outputs(cfg, args.show_dir, args.out)
-    if args.tta:
-        set_tta(cfg)
-    build_runner(cfg).test()
+    build_runner(test_config(test_parser().parse_args())).test()
 
 
 if __name__ == '__main__':

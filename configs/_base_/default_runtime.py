@@ -28,6 +28,8 @@ default_hooks = dict(
     statistics=dict(type='SyncStatisticsHook'),
     unreadable=dict(type='UnreadableImageHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
+    rehearsal=dict(type='RehearsalHook'),
+    console=dict(type='ConsoleHook'),
 )
 val_cfg = dict(type='TeacherStudentValLoop')
 test_cfg = dict(type='CheckedTestLoop')

@@ -1,8 +1,4 @@
 # CorrMatch on UniMatch V2's network, data and schedule; choices for a ViT: configs/unimatch_v2/README.md.
 _base_ = ['../_base_/dinov2-s_dpt_voc.py', '../_base_/methods/corrmatch.py']
 network = _base_.network
-model = dict(
-    data_preprocessor=dict(size=_base_.crop_size),
-    student=network,
-    heads=dict(correlation=dict(in_channels=384)),
-)
+model = dict(data_preprocessor=dict(size=_base_.crop_size), student=network)

@@ -12,5 +12,5 @@ model = dict(
     num_shapes=32,
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(correlation=dict(in_channels=64, hidden_channels=64, source='fusion', norm_cfg=dict(type='BN'))),
+    heads=dict(correlation=dict(hidden_channels=64, source='fusion', norm_cfg=dict(type='BN'))),
 )

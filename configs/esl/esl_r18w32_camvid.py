@@ -15,5 +15,5 @@ model = dict(
     max_anchors=32,
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(projector=dict(in_channels=64, hidden_channels=64, out_channels=64, norm_cfg=dict(type='BN'))),
+    heads=dict(projector=dict(hidden_channels=64, out_channels=64, norm_cfg=dict(type='BN'))),
 )

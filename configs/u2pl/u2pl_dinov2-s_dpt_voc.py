@@ -5,5 +5,5 @@ model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
     # At stride 3.5: the decoder scores at 1.75.
-    heads=dict(representation=dict(in_channels=64, downsample=2)),
+    heads=dict(representation=dict(downsample=2)),
 )

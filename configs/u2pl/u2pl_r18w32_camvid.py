@@ -16,6 +16,6 @@ model = dict(
     keys_per_step=64,
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,
-    heads=dict(representation=dict(in_channels=64, out_channels=64, norm_cfg=dict(type='BN'))),
+    heads=dict(representation=dict(out_channels=64, norm_cfg=dict(type='BN'))),
 )
 default_hooks = dict(teacher=dict(copy_epochs=0))

@@ -161,7 +161,7 @@ def tell_batch(cfg: Config, processes: int, logger: Logger) -> None:
     settings, batch = cfg.get('auto_scale_lr') or {}, Batch.of(cfg, processes)
     base = settings.get('base_batch_size')
     rate = cfg.get('optim_wrapper', {}).get('optimizer', {}).get('lr')
-    if not base or rate is None:
+    if not base or rate is None or not batch.total:
         logger.info(f'A step takes {batch}.')
         return
     scaled = settings.get('enable')

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .launch import quiet, run
+from .comparing import compare as compare_configs, compare_parser
+from .launch import add_arguments, build_runner, load_config, quiet, run
+from .testing import test_config, test_parser
+from .training import parse_training, run_training
 
 _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {}
 
@@ -43,6 +46,36 @@ def init(arguments: list[str]) -> None:
     init_project(**vars(parser.parse_args(arguments)))
 
 
+@command('check', 'look at the data of a config and try what a run will do')
+def check(arguments: list[str]) -> None:
+    """Read the command line and look."""
+    parser = argparse.ArgumentParser('mmsemi check', description='Look at the data of a config, and rehearse its run')
+    parser.add_argument('config', help='config file')
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .checking import run_check
+    run_check(args)
+
+
+@command('train', 'train')
+def train(arguments: list[str]) -> None:
+    """Read the command line and train."""
+    run_training(parse_training(arguments, 'mmsemi train'))
+
+
+@command('test', 'evaluate a checkpoint')
+def test(arguments: list[str]) -> None:
+    """Read the command line and evaluate."""
+    build_runner(test_config(test_parser('mmsemi test').parse_args(arguments))).test()
+
+
+@command('compare', 'train configs with several seeds and compare them')
+def compare(arguments: list[str]) -> None:
+    """Read the command line, train and compare."""
+    compare_configs(**vars(compare_parser('mmsemi compare').parse_args(arguments)))
+
+
 @command('predict', 'write masks for images that have none')
 def predict(arguments: list[str]) -> None:
     """Read the command line and predict."""
@@ -61,6 +94,36 @@ def predict(arguments: list[str]) -> None:
     predict_images(**vars(args))
 
 
+@command('browse', 'draw what a training step sees')
+def browse(arguments: list[str]) -> None:
+    """Read the command line and draw a batch."""
+    parser = argparse.ArgumentParser('mmsemi browse', description='Draw one batch as the method of a config sees it')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', nargs='?', help='whose network labels and predicts; default: an untrained one')
+    parser.add_argument('--out', default='browse.png', help='PNG file to write')
+    parser.add_argument('--images', type=int, default=4, help='unlabeled images to draw at most: 4')
+    parser.add_argument('--seed', type=int, default=0, help='draws another batch and other views')
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .browse import browse as draw_batch
+    draw_batch(load_config(args), args.checkpoint, args.out, args.images, args.seed)
+
+
+@command('plot', 'draw the curves of runs, or features by class')
+def plot(arguments: list[str]) -> None:
+    """Read the command line and draw."""
+    parser = argparse.ArgumentParser('mmsemi plot', description='Draw the curves of runs into one picture')
+    parser.add_argument('runs', nargs='*', help='work folders of runs')
+    parser.add_argument('--features', metavar='CHECKPOINT', help='draw what its network makes of pixels, by class')
+    parser.add_argument('--out', default='plot.png', help='PNG file to write')
+    parser.add_argument('--branch', choices=['student', 'teacher'], help='with --features; default: the teacher')
+    args = parser.parse_args(arguments)
+    with quiet():
+        from .plot import plot as draw
+    draw(args.runs, args.features, args.out, args.branch)
+
+
 @command('export', 'take the network out of a checkpoint, for plain mmseg')
 def export(arguments: list[str]) -> None:
     """Read the command line and export."""
@@ -68,10 +131,18 @@ def export(arguments: list[str]) -> None:
     parser.add_argument('checkpoint', help='checkpoint of mmsemi')
     parser.add_argument('out', help='where to write, with or without .pth; the config lies beside it')
     parser.add_argument('--branch', choices=['student', 'teacher'], help='default: the teacher, if there is one')
+    parser.add_argument('--onnx', action='store_true', help='also write an ONNX file, held against PyTorch')
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        metavar=('HEIGHT', 'WIDTH'),
+        help="of the ONNX file's images, where the network does not leave them free; default: the training crop",
+    )
     args = parser.parse_args(arguments)
     with quiet():
         from .export import export as export_network
-    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch)
+    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch, args.onnx, args.size)
 
 
 def main() -> None:

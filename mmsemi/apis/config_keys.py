@@ -9,21 +9,29 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmsemi.apis.config import references
-from mmsemi.apis.errors import UsageError
+from mmsemi.apis.config import carry, references
+from mmsemi.apis.errors import PACKAGE, UsageError
 
 READ_ELSEWHERE = {
-    'activation_checkpointing', 'auto_scale_lr', 'backend_args', 'baseline', 'compile', 'custom_imports', 'data_root',
-    'dataset_type', 'efficient_conv_bn_eval', 'facts', 'find_unused_parameters', 'network', 'runner_type',
-    'test_pipeline', 'tf32', 'train_pipeline', 'tta_model', 'tta_pipeline', 'with_cp',
+    'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'facts',
+    'find_unused_parameters', 'runner_type', 'test_pipeline', 'tf32', 'tta_model', 'tta_pipeline',
 }  # fmt: skip
-"""Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them, and of a config
-that a run wrote down its parts keep the names that they had where they were put together."""
+"""Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them."""
+CARRIED = {'data_root', 'crop_size'}
+"""Keys of bases that take effect wherever they are set (:func:`carry_on`)."""
+_ROOTS = (PACKAGE / '.mim', PACKAGE.parent)
+_INSTEAD = {
+    'network': 'model.student',
+    'norm_cfg': 'norm_cfg of the parts of model.student',
+    'train_pipeline': 'train_dataloader.dataset.pipeline',
+}
+_USUAL = {'backend_args', 'dataset_type', 'network', 'norm_cfg', 'train_pipeline'}
+"""Names for parts of a config; one that a run has written holds the parts and the names."""
 _WHOLE = {'max_epochs': 1, 'max_iters': 1, 'val_interval': 1, 'val_begin': 0}
 
 
@@ -32,17 +40,65 @@ def readable_keys() -> set[str]:
     return {*inspect.signature(Runner.__init__).parameters} - {'self'} | READ_ELSEWHERE
 
 
-def check_option(cfg: Config, option: str) -> None:
-    """Refuse a misspelt first key of an option, which mmengine would add to the config and nothing would read.
+def check_options(cfg: Config, options: Iterable[str], path: str) -> None:
+    """Refuse options whose first key nothing reads: a misspelt one, or one that was used when the config was read.
+
+    Args:
+        cfg (Config): With the options.
+        options (Iterable[str]): Their keys, with dots.
+        path (str): The config's file.
 
     Raises:
-        UsageError: If it is close to a key that is read, which the message names.
+        UsageError: For the first of them; the message names a close key that is read, or what to set.
     """
-    key = option.split('.')[0]
-    known = {*cfg.keys(), *readable_keys()}
-    close = _close(key, known)
-    if key not in known and close:
-        raise UsageError(f'--cfg-options {option}: the config has no key {key}; did you mean {close}?')
+    known, referred = readable_keys(), referred_keys(cfg)
+    assigned = {name for file in _files(path) for name in file.assigned}
+    for option in options:
+        key = option.split('.')[0]
+        if key in known or key in referred or option in CARRIED:
+            continue
+        if key in assigned:
+            raise UsageError(f'--cfg-options {option}: {_used_already(key, path)}')
+        close = _close(key, {*cfg.keys(), *known} - {key})
+        if close:
+            raise UsageError(f'--cfg-options {option}: the config has no key {key}; did you mean {close}?')
+
+
+def referred_keys(cfg: Config) -> set[str]:
+    """Keys without a meaning of their own that those with one refer to, directly or through others."""
+    tree, known = cfg._cfg_dict, readable_keys()
+    found: set[str] = set()
+    todo = [key for key in tree if key in known]
+    while todo:
+        new = references(tree[todo.pop()]) - found
+        found |= new
+        todo += [key for key in new if key in tree]
+    if 'network' in tree and isinstance(tree.get('model'), dict) and 'student' not in tree['model']:
+        found |= {'network'} | references(tree['network'])
+    return found
+
+
+def carry_on(cfg: Config, path: str, before: dict) -> None:
+    """Let ``data_root`` and ``crop_size`` take effect where a base used its own value when it was read.
+
+    Whatever is called so, or is the crop that the preprocessor expects, and had the value of before, gets the new one.
+
+    Args:
+        cfg (Config): With the options; changed in place.
+        path (str): The config's file.
+        before (dict): ``data_root`` and ``crop_size`` before the options were put in.
+    """
+    top = _files(path)[0]
+    earlier = [Config.fromfile(base) for base in top.bases if CARRIED & top.assigned - top.loaded]
+    for key in CARRIED & cfg.keys():
+        for old in [before.get(key), *(base[key] for base in earlier if key in base)]:
+            if old is not None and old != cfg[key]:
+                carry(cfg._cfg_dict, key, old, cfg[key])
+
+
+def _used_already(key: str, place: str) -> str:
+    target = _INSTEAD.get(key, f'the keys that {key} went into')
+    return f'{key} was used when the config was read ({place}) and changes nothing now; set {target}.'
 
 
 class ConfigError(ValueError):
@@ -67,64 +123,121 @@ def read_config(path: str) -> Config:
 def check_files(cfg: Config, path: str) -> None:
     """Find top-level keys of a config and of those it inherits from that nothing reads.
 
-    What a file assigns and later uses, or another file uses as ``_base_.name``, is read there.
+    What a file assigns and later uses, a file that inherits from it uses as ``_base_.name``, or a key that is read
+    refers to as ``'${name}'``, is read. The bases of mmsemi may offer what another file replaces.
 
     Args:
         cfg (Config): As read, before options are merged.
         path (str): The config's file.
 
     Raises:
-        UsageError: If an unread key is close to one that is read; of others a note is printed.
+        UsageError: If an unread key is close to one that is read, or a base has it and used its own value when it was
+            read; of others a note is printed.
     """
-    known = readable_keys()
-    assigned, used = _names(path)
-    used |= references(cfg)
-    unread = [key for key in cfg if key not in known and key in assigned and key not in used]
-    for key in unread:
+    known, referred, files = readable_keys(), referred_keys(cfg), _files(path)
+    unread = []
+    for key in cfg:
+        places = [number for number, file in enumerate(files) if key in file.assigned]
+        if key in known | CARRIED or key in referred or not places:
+            continue
+        first = files[places[0]]
+        used = key in first.loaded or any(key in file.inherited for file in files[: places[0] + 1])
+        if used or first.is_base:
+            continue
+        if len(places) > 1:
+            raise UsageError(f'{first.path}: {_used_already(key, str(files[places[1]].path))}')
+        if key in _USUAL:
+            continue
         close = _close(key, known - {'cfg'})
         if close:
-            raise UsageError(f'{assigned[key]}: nothing reads the key {key}; did you mean {close}?')
+            raise UsageError(f'{first.path}: nothing reads the key {key}; did you mean {close}?')
+        unread.append(f'{key} of {first.path}')
     if unread:
-        print(f'note: nothing reads {", ".join(f"{key} of {assigned[key]}" for key in unread)}', file=sys.stderr)
+        print(f'note: nothing reads {", ".join(unread)}', file=sys.stderr)
+
+
+def read_bases(path: str) -> dict:
+    """What the bases of mmsemi say that a config inherits from, before the config's own files change it."""
+    merged: dict = {}
+    for file in _files(path):
+        if not file.is_base:
+            for base in file.bases:
+                if _is_base(base):
+                    merged.update(Config.fromfile(base)._cfg_dict)
+    return merged
 
 
 def _close(key: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.8)), None)
 
 
-def _names(path: str) -> tuple[dict[str, str], set[str]]:
-    """Names that a config's files assign at their top, each with its file, and names that they use."""
-    assigned: dict[str, str] = {}
-    used: set[str] = set()
+class _File(NamedTuple):
+    """A file of a config: what it assigns at its top, which names it uses, which keys of its bases."""
+
+    path: Path
+    assigned: set[str]
+    loaded: set[str]
+    inherited: set[str]
+    bases: list[Path]
+
+    @property
+    def is_base(self) -> bool:
+        """Is it one of mmsemi's bases?"""
+        return _is_base(self.path)
+
+
+def _files(path: str) -> list[_File]:
+    """The files of a config that are Python, itself first, each behind all that inherit from it."""
+    files = []
     for file, text in _sources(path):
         # A base's variable in mmengine's older notation, which is no Python.
-        for part in text.split('{{')[1:]:
-            used.update(part.partition('}}')[0].strip().removeprefix('_base_.').split('.')[:1])
-        tree = ast.parse(text)
+        inherited = {
+            part.partition('}}')[0].strip().removeprefix('_base_.').split('.')[0] for part in text.split('{{')[1:]
+        }
+        assigned, loaded = set(), set()
+        try:
+            tree = ast.parse(text)
+        except SyntaxError:
+            continue
         for statement in tree.body:
-            for target in getattr(statement, 'targets', []):
-                if isinstance(target, ast.Name):
-                    assigned.setdefault(target.id, str(file))
+            assigned.update(target.id for target in getattr(statement, 'targets', []) if isinstance(target, ast.Name))
         for node in ast.walk(tree):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-                used.add(node.id)
+                loaded.add(node.id)
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == '_base_':
-                used.add(node.attr)
-    return assigned, used
+                inherited.add(node.attr)
+        files.append(_File(file, assigned, loaded, inherited, _base_paths(file, tree)))
+    return files
+
+
+def _base_paths(file: Path, tree: ast.Module) -> list[Path]:
+    found = []
+    for base in _bases(tree):
+        if '::' not in base:
+            found.append(file.parent / base)
+        elif base.startswith('mmsemi::'):
+            name = base.removeprefix('mmsemi::')
+            found += [root / 'configs' / name for root in _ROOTS if (root / 'configs' / name).is_file()][:1]
+    return found
+
+
+def _is_base(path: Path) -> bool:
+    path = Path(path).resolve()
+    return any(path.is_relative_to((root / 'configs' / '_base_').resolve()) for root in _ROOTS)
 
 
 def _sources(path: str) -> Iterator[tuple[Path, str]]:
-    """The Python files of a config, itself first, with their text; what cannot be parsed inherits nothing."""
+    """The Python files of a config, itself first, level by level, with their text."""
     todo, seen = [Path(path)], set()
     while todo:
-        file = todo.pop()
-        if file in seen or not file.is_file() or file.suffix != '.py':
+        file = todo.pop(0)
+        if file.resolve() in seen or not file.is_file() or file.suffix != '.py':
             continue
-        seen.add(file)
+        seen.add(file.resolve())
         text = file.read_text(encoding='utf-8')
         yield file, text
         with contextlib.suppress(SyntaxError):
-            todo += [file.parent / base for base in _bases(ast.parse(text)) if '::' not in base]
+            todo += _base_paths(file, ast.parse(text))
 
 
 def _bases(tree: ast.Module) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -115,6 +116,27 @@ def _is_mmsemi_own(error: BaseException) -> bool:
     return Path(places[-1]).is_relative_to(PACKAGE) if places else False
 
 
+def _interrupted() -> str:
+    """How to go on, where what was interrupted was a training."""
+    program, *arguments = sys.argv
+    name = Path(program).name
+    if name == 'train.py':
+        command = ['python', program]
+    elif name in ('mmsemi', '__main__.py', 'cli.py') and arguments[:1] == ['train']:
+        command = ['mmsemi']
+    else:
+        return 'interrupted.'
+    if 'RANK' in os.environ:
+        return 'interrupted; start it again with --resume to go on.'
+    # From the newest checkpoint, whatever this run itself started from.
+    kept, before = [], ''
+    for argument in arguments:
+        if argument not in ('--overwrite', '--resume') and not (before == '--resume' and argument.endswith('.pth')):
+            kept.append(argument)
+        before = argument
+    return f'interrupted; go on with: {shlex.join([*command, *kept, "--resume"])}'
+
+
 _NETWORK = (
     'Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'Socket closed', 'connection closed',
     'Connection was likely closed', 'remote process exited', 'Timed out waiting', 'Read error [', 'Write error [',
@@ -122,8 +144,9 @@ _NETWORK = (
 
 RULES = (
     Rule(_named('Stopped'), lambda error: error.sentence, RESUME_ME),
-    Rule(_is(KeyboardInterrupt), _constant('interrupted; a training goes on with --resume.'), 130),
+    Rule(_is(KeyboardInterrupt), lambda error: _interrupted(), 130),
     Rule(_is(UsageError), _message),
+    Rule(_named('RehearsalError'), lambda error: '\nerror: '.join(error.problems)),
     Rule(_named('DistNetworkError', 'DistStoreError', 'DistBackendError'), lambda error: _network_sentence(error)),
     Rule(
         _says(*_NETWORK, kinds=(RuntimeError, ConnectionError)),
@@ -176,6 +199,8 @@ def report(error: BaseException, rule: Rule) -> None:
     place = '' if quiet else keep_traceback(error)
     prefix = '' if rule.status == RESUME_ME else 'error: '
     if not os.environ.get(ERROR_FILE):
+        if sys.stderr.isatty():
+            sys.stderr.write('\r\x1b[K')  # over what shows the progress
         sys.stderr.write(f'{place}{prefix}{sentence}\n')
     elif not rule.caused_by_another:
         rank = '' if quiet else f'rank {os.environ.get("RANK", "?")}: '

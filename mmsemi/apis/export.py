@@ -11,17 +11,20 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope, Registry
+from torch import nn
 
+from mmsemi.datasets.limit_side import LimitSide
 from mmsemi.engine import checkpoints
+from mmsemi.models.branch import share_classes
 from mmsemi.models.resizing import with_align_corners
-from mmsemi.registry import DATASETS, MODELS, TRANSFORMS
+from mmsemi.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmsemi.utils import register_all_modules
 
 from .launch import UsageError, quiet
@@ -96,11 +99,24 @@ def nodes_with_type(node: Any) -> Iterator[dict]:
             yield from nodes_with_type(value)
 
 
+def _drop_scope(node: Any) -> None:
+    """Take out what mmengine notes in the parts of a base of another package, here mmsemi's."""
+    if isinstance(node, dict):
+        if node.get('_scope_') == 'mmsemi':
+            del node['_scope_']
+        for value in node.values():
+            _drop_scope(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _drop_scope(value)
+
+
 def plain_model(cfg: Config) -> tuple[dict, dict[str, str]]:
     """The segmentor's config for mmseg, and the sources of the classes in it that mmseg lacks, by name."""
     preprocessor = cfg.model.data_preprocessor.to_dict()
     # As it was trained: plain mmseg does not know the crop.
     model = with_align_corners(copy.deepcopy(cfg.model.student.to_dict()), preprocessor['size'])
+    share_classes(model)
     model['backbone'].pop('with_cp', None)  # a matter of training, which not every backbone of mmseg knows
     kept = {key: preprocessor[key] for key in PREPROCESSOR_KEYS if key in preprocessor}
     model.update(pretrained=None, train_cfg=None, data_preprocessor={'type': 'SegDataPreProcessor', **kept})
@@ -116,11 +132,8 @@ def plain_model(cfg: Config) -> tuple[dict, dict[str, str]]:
             node['init_cfg'] = None
     for node in nodes_with_type(model):
         if cls := own_class(node['type'], MODELS):
-            source = portable_source(cls)
-            if source is None:
-                raise UsageError(f'{cls.__name__} cannot be exported: {cls.__module__} needs other parts of mmsemi.')
             node['type'] = cls.__name__
-            sources[cls.__name__] = source
+            sources[cls.__name__] = _source_of(cls)
     return model, sources
 
 
@@ -129,30 +142,59 @@ def _starts_pretrained(init_cfg: Any) -> bool:
     return any(isinstance(part, dict) and part.get('type') == 'Pretrained' for part in parts)
 
 
-def plain_pipeline(pipeline: list[dict]) -> list[dict]:
-    """The test pipeline with mmseg's transforms in place of ours, which only extend them."""
-    plain = copy.deepcopy(pipeline)
-    for step in plain:
-        if cls := own_class(step['type'], TRANSFORMS):
-            step['type'] = next(base.__name__ for base in cls.__mro__ if not base.__module__.startswith('mmsemi.'))
-    return plain
+def plain_pipeline(pipeline: list[dict]) -> tuple[list[dict], dict[str, str]]:
+    """The test pipeline for mmseg: its transforms in place of ours that only extend them, and the sources of others."""
+    plain, sources = [], {}
+    for step in copy.deepcopy(list(pipeline)):
+        cls = own_class(step['type'], TRANSFORMS)
+        if cls and issubclass(cls, LimitSide) and step.get('longest') is None:
+            continue  # does nothing
+        if cls:
+            bases = (base for base in cls.__mro__ if not base.__module__.startswith('mmsemi.'))
+            extended = next((base for base in bases if TRANSFORMS.get(base.__name__) is base), None)
+            step['type'] = (extended or cls).__name__
+            if extended is None:
+                sources[cls.__name__] = _source_of(cls)
+            else:
+                known = inspect.signature(extended.__init__).parameters
+                step = {key: value for key, value in step.items() if key in known or key == 'type'}
+        plain.append(step)
+    return plain, sources
 
 
-def plain_test(cfg: Config, pipeline: list[dict]) -> tuple[dict, dict[str, str]]:
-    """Keys for testing with mmseg, and the data set's source if mmseg lacks it; none if that needs more of mmsemi."""
-    if 'test_dataloader' not in cfg:
-        return {}, {}
-    loader, sources = cfg.test_dataloader.to_dict(), {}
-    loader['dataset']['pipeline'] = pipeline
-    if cls := own_class(loader['dataset']['type'], DATASETS):
-        source = portable_source(cls)
-        if source is None:
-            return {}, {}
+def _source_of(cls: type) -> str:
+    source = portable_source(cls)
+    if source is None:
+        raise UsageError(f'{cls.__name__} cannot be exported: {cls.__module__} needs other parts of mmsemi.')
+    return source
+
+
+def plain_test(cfg: Config, pipeline: list[dict], meta: dict) -> tuple[dict, dict[str, str], bool]:
+    """Keys for testing with mmseg, the data set's source if mmseg lacks it, and whether its images are named.
+
+    Of a data set that needs more of mmsemi the folders are left to the user: mmseg's inferencer reads the pipeline
+    here.
+    """
+    named = 'test_dataloader' in cfg
+    loader, sources = cfg.test_dataloader.to_dict() if named else {'batch_size': 1, 'dataset': {}}, {}
+    cls = own_class(loader['dataset']['type'], DATASETS) if named else None
+    source = portable_source(cls) if cls else None
+    if cls and source:
         loader['dataset']['type'] = cls.__name__
         sources[cls.__name__] = source
-    evaluator = cfg.test_evaluator
+    elif cls or not named:
+        named = False
+        names = {key: meta[key] for key in ('classes', 'palette') if meta.get(key)}
+        folders = {'img_path': 'images', 'seg_map_path': 'masks'}
+        loader['dataset'] = {'type': 'BaseSegDataset', 'data_root': 'data', 'data_prefix': folders, 'metainfo': names}
+        loader.setdefault('sampler', {'type': 'DefaultSampler', 'shuffle': False})
+    loader['dataset']['pipeline'] = pipeline
+    evaluator = cfg.get('test_evaluator') or ConfigDict(type='IoUMetric', iou_metrics=['mIoU'])
     evaluator = evaluator.to_dict() if isinstance(evaluator, dict) else [metric.to_dict() for metric in evaluator]
-    return {'test_dataloader': loader, 'test_evaluator': evaluator, 'test_cfg': {'type': 'TestLoop'}}, sources
+    if any(own_class(metric['type'], METRICS) for metric in nodes_with_type(evaluator)):
+        evaluator = {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}
+    keys = {'test_dataloader': loader, 'test_evaluator': evaluator, 'test_cfg': {'type': 'TestLoop'}}
+    return keys, sources, named
 
 
 def literal(source: str) -> str:
@@ -162,45 +204,75 @@ def literal(source: str) -> str:
     return f"r'''{source}'''"
 
 
-def export(checkpoint_path: str, out: Path, branch: str | None = None) -> None:
-    """Write ``out``.pth and ``out``.py.
+def export(
+    checkpoint_path: str,
+    out: Path,
+    branch: str | None = None,
+    onnx: bool = False,
+    size: Sequence[int] | None = None,
+) -> None:
+    """Write ``out``.pth and ``out``.py, and by choice ``out``.onnx.
 
     Args:
         checkpoint_path (str): Checkpoint of mmsemi.
         out (Path): Where to write, without suffix.
         branch (str, optional): 'student' or 'teacher'. Defaults to the teacher where there is one.
+        onnx (bool): Also write an ONNX file that agrees with PyTorch. Defaults to False.
+        size (Sequence[int], optional): Height and width of its images, where the network does not leave them free, and
+            at which it is traced. Defaults to the training crop.
 
     Raises:
-        UsageError: If the checkpoint has no such branch, or its network uses parts that cannot leave mmsemi.
+        UsageError: If the checkpoint has no such branch, or its network uses parts that cannot leave mmsemi, or no ONNX
+            file of it agrees with PyTorch.
     """
     with quiet():
         register_all_modules(init_default_scope=False)
+    if onnx:
+        from .onnx_export import export_onnx, need_packages
+
+        need_packages()
     checkpoint, cfg = read_checkpoint(checkpoint_path)
+    _drop_scope(cfg._cfg_dict)
     branch = choose_branch(checkpoint['state_dict'], branch)
     weights = segmentor_weights(checkpoint['state_dict'], branch)
+    meta = checkpoint['meta'].get('dataset_meta') or {}
     model, sources = plain_model(cfg)
-    pipeline = plain_pipeline(cfg.get('test_pipeline') or cfg.test_dataloader.dataset.pipeline)
-    testing, dataset_sources = plain_test(cfg, pipeline)
-    keys = {'default_scope': 'mmseg', 'model': model, 'test_pipeline': pipeline, **testing}
+    pipeline, transform_sources = plain_pipeline(cfg.get('test_pipeline') or cfg.test_dataloader.dataset.pipeline)
+    testing, dataset_sources, named = plain_test(cfg, pipeline, meta)
+    viewing = {'visualizer': {'type': 'SegLocalVisualizer', 'vis_backends': [{'type': 'LocalVisBackend'}]}}
+    keys = {'default_scope': 'mmseg', 'model': model, 'test_pipeline': pipeline, **testing, **viewing}
     imports = [name for name in cfg.get('custom_imports', {}).get('imports', []) if not name.startswith('mmsemi.')]
     if imports:
         keys['custom_imports'] = dict(cfg.custom_imports, imports=imports)
 
     text = HEADER.format(source=Path(checkpoint_path).name, branch=branch)
-    for name, source in {**sources, **dataset_sources}.items():
+    for name, source in {**sources, **transform_sources, **dataset_sources}.items():
         text += REGISTER.format(name=name, source=literal(source))
     out.parent.mkdir(parents=True, exist_ok=True)
     config_path, weights_path = Path(f'{out}.py'), Path(f'{out}.pth')
     config_path.write_text(f'{text}\n{Config(keys).pretty_text}', encoding='utf-8')
-    meta = {'dataset_meta': checkpoint['meta'].get('dataset_meta'), 'epoch': checkpoint['meta'].get('epoch')}
-    checkpoints.write({'meta': meta, 'state_dict': weights}, weights_path)
-    _check(config_path, weights)
+    kept = {'dataset_meta': checkpoint['meta'].get('dataset_meta'), 'epoch': checkpoint['meta'].get('epoch')}
+    checkpoints.write({'meta': kept, 'state_dict': weights}, weights_path)
+    network = _load(config_path, weights)
     print(f'wrote the {branch} to {config_path} and {weights_path}, to be loaded with mmseg.apis.init_model')
-    if not testing:
-        print("they hold no test_dataloader: mmseg lacks this run's data set")
+    if not named:
+        print("mmseg lacks this run's data set: to test with mmseg, name folders in test_dataloader.dataset")
+    if onnx:
+        file = Path(f'{out}.onnx')
+        free, difference = export_onnx(network, file, size or cfg.model.data_preprocessor['size'], meta.get('classes'))
+        taken = {name: f'any {name}' for name in free}
+        height, width = size or cfg.model.data_preprocessor['size']
+        shape = [
+            taken.get('batch', 'batch 1'),
+            taken.get('height', f'{height} high'),
+            taken.get('width', f'{width} wide'),
+        ]
+        print(f'wrote {file} ({", ".join(shape)}); it differs from PyTorch by {difference:.0e} of the largest score')
 
 
-def _check(config_path: Path, weights: dict[str, torch.Tensor]) -> None:
+def _load(config_path: Path, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The exported network, built of what was written."""
     with DefaultScope.overwrite_default_scope('mmseg'):
         network = MODELS.parent.build(Config.fromfile(config_path).model)
     network.load_state_dict(weights)
+    return network

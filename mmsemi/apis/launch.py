@@ -18,11 +18,21 @@ from typing import Any, NoReturn
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from mmsemi.apis.config_keys import check_files, check_numbers, check_optimizers, check_option, read_config
+from mmsemi.apis.config_keys import (
+    CARRIED,
+    carry_on,
+    check_files,
+    check_numbers,
+    check_optimizers,
+    check_options,
+    read_bases,
+    read_config,
+)
 from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
@@ -110,10 +120,12 @@ def load_config(args: argparse.Namespace) -> Config:
     path = find_config(args.config)
     cfg = read_config(path)
     check_files(cfg, path)
-    for option in args.cfg_options or ():
-        check_option(cfg, option)
-    merge_options(cfg, args.cfg_options or {})
-    resolve(cfg)
+    options = args.cfg_options or {}
+    before = {key: cfg.get(key) for key in CARRIED}
+    merge_options(cfg, options)
+    check_options(cfg, options, path)
+    carry_on(cfg, path, before)
+    resolve(cfg, read_bases(path))
     check_numbers(cfg)
     _remove_hooks(cfg)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
@@ -195,7 +207,10 @@ def wrapper_config(cfg: Config) -> dict:
     kind = asked.get('type', 'MMDistributedDataParallel')
     if kind not in ('MMDistributedDataParallel', 'DistributedDataParallel'):
         return asked
-    given = {'type': kind, 'find_unused_parameters': cfg.get('find_unused_parameters', False)}
+    # Without unlabeled images a method's heads may have nothing to learn from.
+    sampler = (cfg.get('train_dataloader') or {}).get('sampler') or {}
+    unused = cfg.get('find_unused_parameters', False) or sampler.get('unlabeled', 1) == 0
+    given = {'type': kind, 'find_unused_parameters': unused}
     if not asked.keys() & {'broadcast_buffers', 'forward_sync_buffers'}:
         # Its name since torch 2.13, which warns of the old one.
         new = 'forward_sync_buffers' in inspect.signature(DistributedDataParallel.__init__).parameters
@@ -228,15 +243,31 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner, with every component of mmsemi and mmseg registered.
 
     mmengine writes how each parameter was initialised (two lines a parameter, 600 for a segmentor) to the runner's log
-    file, not to the console; weights must therefore be initialised by the runner and not before it exists.
+    file, not to the console; weights must therefore be initialised by the runner and not before it exists. The lists of
+    the environment, of the config and of the hooks are in the log file alone, too.
     """
     with quiet():
         register_all_modules(init_default_scope=False)
     from mmsemi.apis.acceleration import accelerate, fuse_optimizer
 
+    with quiet():
+        # Which imports mmcv and OpenCV.
+        from mmsemi.apis.images import fit_images
+
     check_optimizers(cfg)
+    fit_images(cfg)
+    from mmsemi.engine.console import console_of
+
+    class ConsoleRunner(Runner):
+        """A runner whose console shows what matters."""
+
+        def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+            logger = super().build_logger(*args, **kwargs)
+            console_of(logger)
+            return logger
+
     fuse_optimizer(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = ConsoleRunner.from_cfg(cfg)
     accelerate(runner)
     return runner
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.models.segmentors import BaseSegmentor
 
@@ -30,6 +30,7 @@ class Network:
         classes (tuple[str]): Their names.
         palette (list[list[int]]): Their colors.
         size (tuple[int, int], optional): Height and width that it was trained on.
+        data_root (str, optional): Folder of the images that it was trained on, as its config names it.
     """
 
     model: BaseSegmentor
@@ -37,6 +38,7 @@ class Network:
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
     size: tuple[int, int] | None = None
+    data_root: str | None = None
 
 
 def load_network(checkpoint: str, branch: str | None = None, device: str | None = None) -> Network:
@@ -55,20 +57,25 @@ def load_network(checkpoint: str, branch: str | None = None, device: str | None 
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     beside = Path(checkpoint).with_suffix('.py')
     network = _exported(checkpoint, beside, branch) if beside.is_file() else _own(checkpoint, branch)
-    network.model.to(device).eval()
+    try:
+        network.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f'--device {device} cannot be used: {str(error).splitlines()[0]}') from error
+    network.model.eval()
     return network
 
 
 def _own(checkpoint: str, branch: str | None) -> Network:
     content, cfg = read_checkpoint(checkpoint)
     state = content['state_dict']
-    config = plain_model(cfg)[0]
+    config = ConfigDict(plain_model(cfg)[0])
     with DefaultScope.overwrite_default_scope('mmsemi'):
         model = MODELS.build(config)
     model.load_state_dict(segmentor_weights(state, choose_branch(state, branch)))
     pipeline = cfg.get('test_pipeline') or cfg.test_dataloader.dataset.pipeline
     size = cfg.model.data_preprocessor.get('size')
-    return Network(model, copy.deepcopy(list(pipeline)), *_meta(content, model), tuple(size) if size else None)
+    size = tuple(size) if size else None
+    return Network(model, copy.deepcopy(list(pipeline)), *_meta(content, model), size, cfg.get('data_root'))
 
 
 def _exported(checkpoint: str, config: Path, branch: str | None) -> Network:

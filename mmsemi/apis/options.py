@@ -9,6 +9,8 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from .config import open_references
+
 _WORDS = {'true': True, 'false': False, 'none': None}
 _NOTHING = object()
 
@@ -97,6 +99,7 @@ def merge_options(cfg: Config, options: dict[str, Any]) -> None:
             not have.
     """
     for key, value in options.items():
+        open_references(cfg._cfg_dict, key)
         _check_way(cfg, key)
         cfg.merge_from_dict({key: value})
 

@@ -344,7 +344,6 @@ def config_text(data: Data, plan: Plan, root: str) -> str:
         schedule = 'adamw_segformer'
     elif plan.network.startswith('dpt'):
         schedule = 'adamw_vit'
-    channels = max(picture.channels for picture in (*data.labeled, *data.validation))
     unlabeled = 0 if plan.method == 'supervised' else plan.unlabeled
     lines = [
         '# Written by `mmsemi init`; what it saw is in fingerprint.json. Train: mmsemi train config.py',
@@ -366,10 +365,12 @@ def config_text(data: Data, plan: Plan, root: str) -> str:
     lines.append(f'crop_size = {plan.crop!r}  # {why["crop_size"]}')
     if plan.longest:
         lines.append(f'longest_side = {plan.longest}  # so that a crop shows enough of an image')
-    if channels != 3:
-        lines.append(
-            f"color_type = '{'grayscale' if channels == 1 else 'unchanged'}'  # images have {channels} channels"
-        )
+    how = _color_type(data)
+    if how:
+        lines.append(f"color_type = '{how[0]}'  # {how[1]}")
+    setting = _method_setting(plan, len(classes.names))
+    if setting:
+        lines.append(f'model = dict({setting[0]})  # {setting[1]}')
     lines += [
         'train_dataloader = dict(',
         f'    batch_size={plan.labeled + unlabeled},  # on each GPU; {why["batch"]}',
@@ -381,6 +382,29 @@ def config_text(data: Data, plan: Plan, root: str) -> str:
     if schedule in ('sgd_heads_x10', 'adamw_small'):
         lines.append(f'optim_wrapper = dict(optimizer=dict(lr={plan.rate:g}))  # {why["rate"]}')
     return '\n'.join(lines) + '\n'
+
+
+def _method_setting(plan: Plan, classes: int) -> tuple[str, str] | None:
+    """A key of the method that does not fit few classes or small crops by default, and why."""
+    if plan.method == 'u2pl' and classes <= 3:
+        return f'low_rank={classes - 1}', f'there are {classes} classes to rank'
+    positions = (min(plan.crop) // 16) ** 2
+    if plan.method == 'corrmatch' and positions < 128:
+        return f'num_shapes={positions}', 'of so many positions that a crop has at stride 16'
+    return None
+
+
+def _color_type(data: Data) -> tuple[str, str] | None:
+    """How images are read, and why, where it is not as 8-bit color: they must be alike for that."""
+    pictures = [*data.labeled, *data.validation, *data.unlabeled_seen]
+    kinds = {(picture.channels, picture.bits) for picture in pictures}
+    if len(kinds) > 1:
+        return None
+    ((channels, bits),) = kinds
+    what = f'images have {channels} channel{"s" if channels > 1 else ""} of {bits} bits'
+    if bits <= 8 and channels in (1, 3):
+        return ('grayscale', what) if channels == 1 else None
+    return 'unchanged', what
 
 
 def report(data: Data, plan: Plan, fingerprint: dict, config: Path) -> str:

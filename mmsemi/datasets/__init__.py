@@ -5,12 +5,13 @@ from .camvid import CamVidDataset
 from .coco81 import COCO81Dataset
 from .evaluation import check_evaluation_data
 from .image_folder import ImageFolder
+from .limit_side import LimitSide
 from .listed import ListedDataset
 from .partition import draw_partition, labeled_count, read_list, write_list
 from .semi_dataset import SemiDataset
 from .shapes import ShapesDataset
 from .stream_sampler import StreamBatchSampler, StreamSampler
-from .transforms import LimitSide, LoadReducedImage, LoadSegAnnotations, RandomScale
+from .transforms import LoadReducedImage, LoadSegAnnotations, RandomCrop, RandomScale
 from .voc import PascalVOCAugDataset
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     'LoadReducedImage',
     'LoadSegAnnotations',
     'PascalVOCAugDataset',
+    'RandomCrop',
     'RandomScale',
     'SemiDataset',
     'ShapesDataset',

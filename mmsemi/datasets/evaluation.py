@@ -9,11 +9,12 @@ from mmseg.datasets import BaseSegDataset
 
 from mmsemi.registry import DATASETS
 
+from .contents import Shown
 from .pool import Pool, flatten
 from .split import check_exist, check_masks, class_names
 
 
-def check_evaluation_data(dataset: dict | Sequence, key: str) -> None:
+def check_evaluation_data(dataset: dict | Sequence, key: str) -> tuple[Shown | None, list[str]]:
     """Check the files of a data set that is evaluated, as ``SemiDataset`` checks those of training.
 
     All images must be there, and so must the masks if the pipeline loads masks, each of its image's size and with no id
@@ -25,16 +26,22 @@ def check_evaluation_data(dataset: dict | Sequence, key: str) -> None:
             configs.
         key (str): What the user calls it, for the messages: ``'val_dataloader'``.
 
+    Returns:
+        tuple[Shown | None, list[str]]: What the masks show (this rank's share), if any was read, and sentences on files
+        that are left out.
+
     Raises:
         FileNotFoundError: If a data root, list file, image or mask is missing.
         ValueError: If a list or the data set is empty, or a mask has another size than its image or an id outside the
             classes.
         RuntimeError: If a mask cannot be decoded.
     """
+    shown, lost = None, []
     for config in flatten(dataset):
         if not _is_mmseg(config):
             continue
         pool = Pool(config)
+        lost += pool.lost
         check_exist(pool.items, key, masks=False)
         loaders = _names(config.get('pipeline')) & {'LoadAnnotations', 'LoadSegAnnotations'}
         if not loaders:
@@ -44,7 +51,9 @@ def check_evaluation_data(dataset: dict | Sequence, key: str) -> None:
             # LoadSegAnnotations passes images without a mask, which an ImageFolder has.
             masked = [info for info in masked if info.get('seg_map_path')]
         check_exist(masked, key, masks=True)
-        check_masks(masked, len(class_names(pool.metainfo)))
+        seen = check_masks(masked, class_names(pool.metainfo))
+        shown = seen if shown is None else shown + seen
+    return shown, lost
 
 
 def _is_mmseg(config: Any) -> bool:

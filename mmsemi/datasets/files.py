@@ -117,6 +117,17 @@ def _match(images: set[str], masks: set[str]) -> dict[str, str]:
     return found if len(set(found.values())) == len(found) else {}
 
 
+def output_names(paths: Sequence[str], root: str) -> list[str]:
+    """A name for what is written for each file: its path below ``root`` without suffix, or with it where two files
+    would share a name; parts are divided by '/'.
+    """
+    whole = [os.path.relpath(path, root).replace(os.sep, '/') for path in paths]
+    stems = [os.path.splitext(name)[0] for name in whole]
+    number = Counter(stems)
+    names = [stem if number[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
+    return names if len(set(names)) == len(set(whole)) else whole
+
+
 def missing_files(paths: Sequence[str]) -> list[str]:
     """Which of ``paths`` are no files. Folders of which many are asked for are listed once, instead of file by file."""
     by_folder: dict[str, int] = Counter(os.path.dirname(path) for path in paths)

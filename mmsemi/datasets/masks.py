@@ -110,13 +110,16 @@ def color_table(info: dict) -> dict[int, int] | None:
     return {int(color_ids(np.array(color, np.uint8))): label for label, color in enumerate(colors)}
 
 
-def check_labels(info: dict, num_classes: int) -> set[int]:
-    """Classes in the mask of one image.
+def count_classes(info: dict, num_classes: int) -> tuple[np.ndarray, set[int]]:
+    """Pixels of each class in the mask of one image, and the ids that its file holds.
 
     Args:
         info (dict): Information on the image, as mmseg's data sets give it; with ``color_map``, the color of each
             class, the mask holds colors.
-        num_classes (int): Number of classes.
+        num_classes (int): Number of classes, C.
+
+    Returns:
+        tuple[np.ndarray, set[int]]: (C + 1,), the last for pixels that are ignored; ids, or colors 0xRRGGBB.
 
     Raises:
         ValueError: If an id is outside the classes, or a mask holds colors where ids are expected; the message names
@@ -130,11 +133,12 @@ def check_labels(info: dict, num_classes: int) -> set[int]:
             f'The mask {path} holds colors; a mask holds one class id a pixel: convert it, or have its colors read by '
             'the palette (dataset type ListedDataset with color_masks=True, as `mmsemi init` writes it).'
         )
-    classes = set()
-    for label in sorted(counts):
+    pixels = np.zeros(num_classes + 1, dtype=np.int64)
+    for label, number in sorted(counts.items()):
         # Colors outside of the table are nobody's: borders and void.
         mapped = table.get(label, IGNORE_INDEX) if colored else to_class(label, info)
         if mapped == IGNORE_INDEX:
+            pixels[-1] += number
             continue
         if not 0 <= mapped < num_classes:
             raise ValueError(
@@ -142,8 +146,13 @@ def check_labels(info: dict, num_classes: int) -> set[int]:
                 f'(ids 0 to {num_classes - 1}; {IGNORE_INDEX} is ignored); correct the mask, metainfo.classes or '
                 'reduce_zero_label.'
             )
-        classes.add(mapped)
-    return classes
+        pixels[mapped] += number
+    return pixels, set(counts)
+
+
+def check_labels(info: dict, num_classes: int) -> set[int]:
+    """Classes in the mask of one image; arguments and errors are those of :func:`count_classes`."""
+    return set(np.flatnonzero(count_classes(info, num_classes)[0][:-1]).tolist())
 
 
 def image_size(image: Image.Image) -> tuple[int, int]:
@@ -175,10 +184,16 @@ def check_size(info: dict) -> None:
             )
 
 
-def classes_of_masks(infos: Sequence[dict], num_classes: int) -> Iterator[set[int]]:
-    """Classes in the mask of each image, read by several threads; errors are those of :func:`check_labels`."""
+def contents_of_masks(infos: Sequence[dict], num_classes: int) -> Iterator[tuple[np.ndarray, set[int]]]:
+    """What :func:`count_classes` says of each image, read by several threads; errors are its own."""
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        yield from pool.map(lambda info: check_labels(info, num_classes), infos)
+        yield from pool.map(lambda info: count_classes(info, num_classes), infos)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def classes_of_masks(infos: Sequence[dict], num_classes: int) -> Iterator[set[int]]:
+    """Classes in the mask of each image, read by several threads; errors are those of :func:`count_classes`."""
+    for pixels, _ in contents_of_masks(infos, num_classes):
+        yield set(np.flatnonzero(pixels[:-1]).tolist())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmsemi.registry import DATASETS
 
+from .contents import lost_files
 from .partition import IMAGE_SUFFIXES
 
 _WRAPPERS = {'ConcatDataset': 'datasets', 'RepeatDataset': 'dataset'}
@@ -30,6 +31,7 @@ class Pool:
         ids (list[str]): Id of each image: its path under the image folder, without suffix.
         roots (list[str]): Folders that relative paths may refer to.
         metainfo (dict): Classes and palette.
+        lost (list[str]): Sentences on files that the suffixes of the data sets leave out.
 
     Raises:
         FileNotFoundError: If a data root, an annotation file or an image folder is missing.
@@ -41,13 +43,15 @@ class Pool:
         self.ids: list[str] = []
         self.roots: list[str] = []
         self.metainfo: dict = {}
+        self.lost: list[str] = []
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._position: dict[str, int] = {}
         for config in flatten(dataset):
             self._add(_build(config))
         if not self.items:
             raise ValueError(
-                f'The data set has no images under {", ".join(self.roots)}; check its ann_file and data_prefix.'
+                f'The data set has no images under {", ".join(self.roots)}; check its ann_file, data_prefix and '
+                f'img_suffix. {" ".join(self.lost)}'.strip()
             )
 
     def __len__(self) -> int:
@@ -68,6 +72,7 @@ class Pool:
             self.roots.append(root)
         suffix = getattr(dataset, 'img_suffix', '')
 
+        self.lost += lost_files(dataset)
         found = []
         for i in range(len(dataset)):
             info = dataset.get_data_info(i)

@@ -15,7 +15,9 @@ from torch.utils.data import Dataset
 
 from mmsemi.registry import DATASETS, TRANSFORMS
 
+from .contents import Shown
 from .masks import classes_of_masks, is_decodable
+from .partition import is_amount
 from .pool import Pool
 from .split import (
     LABELED,
@@ -83,6 +85,9 @@ class SemiDataset(Dataset):
         self.allow_overlap = allow_overlap
         self.check_files = check_files
         self.unlabeled_gt = unlabeled_gt
+        # What the labeled masks show (this rank's share of them), and sentences on files that are left out.
+        self.shown: Shown | None = None
+        self.lost: list[str] = []
         self.pipelines = {LABELED: _compose(pipeline), UNLABELED: _compose(unlabeled_pipeline or pipeline)}
         self._fully_initialized = False
 
@@ -109,8 +114,10 @@ class SemiDataset(Dataset):
         if self.check_files:
             check_exist(labeled, LABELED, masks=True)
             check_exist(unlabeled, UNLABELED, masks=self.unlabeled_gt)
-            masked = [*labeled, *unlabeled] if self.unlabeled_gt else labeled
-            check_masks(masked, len(class_names(pool.metainfo)))
+            self.shown = check_masks(labeled, class_names(pool.metainfo))
+            if self.unlabeled_gt:
+                check_masks(list(unlabeled), class_names(pool.metainfo))
+        self.lost = pool.lost if is_amount(self.labeled) else []
         self._labeled, self._unlabeled = labeled, unlabeled
         self._fully_initialized = True
         print_log(f'SemiDataset: {len(labeled)} labeled and {len(unlabeled)} unlabeled images.', logger='current')
@@ -120,6 +127,15 @@ class SemiDataset(Dataset):
         """Classes and palette, as mmseg's data sets give them."""
         self.full_init()
         return copy.deepcopy(self._metainfo)
+
+    @property
+    def paths(self) -> dict[str, Sequence[str]]:
+        """Paths of the 'labeled' and of the 'unlabeled' images."""
+        self.full_init()
+        return {
+            LABELED: [info['img_path'] for info in self._labeled],
+            UNLABELED: self._unlabeled.column('img_path') or (),
+        }
 
     @property
     def num_labeled(self) -> int:

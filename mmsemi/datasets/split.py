@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from mmengine.dist import get_rank, get_world_size
 
+from .contents import Shown
 from .files import find_images, missing_files
 from .image_table import ImageTable
-from .masks import check_size, classes_of_masks
+from .masks import check_size, classes_of_masks, contents_of_masks
 from .partition import IMAGE_SUFFIXES, ListEntry, draw_partition, is_amount, labeled_count, read_list
 from .pool import Pool
 
@@ -139,11 +140,18 @@ def check_exist(infos: Sequence[dict], stream: str, masks: bool) -> None:
             )
 
 
-def check_masks(infos: list[dict], num_classes: int) -> None:
-    """Read every mask, each rank its share; errors are those of ``check_labels`` and ``check_size``."""
+def check_masks(infos: list[dict], classes: Sequence[str]) -> Shown:
+    """Read every mask, each rank its share; errors are those of ``count_classes`` and ``check_size``.
+
+    Returns:
+        Shown: What this rank's masks show.
+    """
     share = infos[get_rank() :: get_world_size()]
-    for info, _ in zip(share, classes_of_masks(share, num_classes), strict=True):
+    shown = Shown(classes)
+    for info, (pixels, ids) in zip(share, contents_of_masks(share, len(classes)), strict=True):
         check_size(info)
+        shown.take(info['seg_map_path'], pixels, ids)
+    return shown
 
 
 def _check_coverage(infos: list[dict], source: str, names: Sequence[str]) -> None:

@@ -306,6 +306,8 @@ def _literal(node: ast.expr) -> Any:
             return {_literal(name): _literal(item) for name, item in zip(names, items, strict=True)}
         case ast.Call(func=ast.Name(id='dict'), args=[], keywords=words) if all(word.arg for word in words):
             return {word.arg: _literal(word.value) for word in words}
+        case ast.Call(func=ast.Name(id='dict'), args=[ast.Dict() as mapping], keywords=[]):
+            return _literal(mapping)  # mmengine writes so what has keys that are no names
         case ast.Call(func=ast.Name(id='set'), args=[], keywords=[]):
             return set()
         case ast.Call(func=ast.Name(id='float'), args=[ast.Constant(value=str() as value)], keywords=[]):

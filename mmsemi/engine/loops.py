@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -143,11 +144,13 @@ class _CheckedLoop:
         fp16: bool = False,
         check_files: bool = True,
     ) -> None:
+        # What the masks show (this rank's share of them), and sentences on files that are left out.
+        self.shown, self.lost = None, []
         if check_files and isinstance(dataloader, dict):
             # Importing mmseg's data sets takes seconds and prints, which is too much for a tool's --help.
             from mmsemi.datasets import check_evaluation_data
 
-            check_evaluation_data(dataloader['dataset'], self.data_key)
+            self.shown, self.lost = check_evaluation_data(dataloader['dataset'], self.data_key)
         super().__init__(runner, dataloader, evaluator, fp16)
 
 
@@ -185,10 +188,20 @@ class TeacherStudentValLoop(_CheckedLoop, ValLoop):
         self._branch_evaluators = {branch: copy.deepcopy(self.evaluator) for branch in model.branches}
         for idx, data_batch in enumerate(self.dataloader):
             self.run_iter(idx, data_batch)
-        metrics = {}
+        metrics, by_class = {}, {}
         for branch, evaluator in self._branch_evaluators.items():
+            found = _watch_classes(evaluator)
+            self.runner.logger.info(f'The {branch}, class by class:')
             results = evaluator.evaluate(len(self.dataloader.dataset))
             metrics.update({f'{branch}/{name}': value for name, value in results.items()})
+            classes = (evaluator.dataset_meta or {}).get('classes', ())
+            for name, values in found.items():
+                for label, value in zip(classes, values, strict=False):
+                    if math.isfinite(value):
+                        by_class[f'{branch}/{name}_{label}'] = round(100 * float(value), 2)
+        if by_class:
+            # One a class, which would make the line of the log very long.
+            self.runner.visualizer.add_scalars(by_class, step=self.runner.iter)
         self.runner.call_hook('after_val_epoch', metrics=metrics)
         self.runner.call_hook('after_val')
         return metrics
@@ -208,6 +221,24 @@ class TeacherStudentValLoop(_CheckedLoop, ValLoop):
         finally:
             model.predict_on = predicts
         self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+def _watch_classes(evaluator: Evaluator) -> dict[str, Sequence[float]]:
+    """Where mmseg's metrics will leave the score of each class, in [0, 1], by its name, on the rank that evaluates."""
+    found: dict[str, Sequence[float]] = {}
+
+    def watched(score: Callable[..., dict]) -> Callable[..., dict]:
+        def wrapped(*args: Any, **kwargs: Any) -> dict:
+            scores = score(*args, **kwargs)
+            found.update({name: scores[name] for name in ('IoU', 'Dice') if name in scores})
+            return scores
+
+        return wrapped
+
+    for metric in evaluator.metrics:
+        if hasattr(metric, 'total_area_to_metrics'):
+            metric.total_area_to_metrics = watched(metric.total_area_to_metrics)
+    return found
 
 
 @LOOPS.register_module()

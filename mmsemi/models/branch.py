@@ -133,8 +133,10 @@ class Branch(BaseModule):
         self.size = tuple(crop or _ANY_SIZE)
         # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
         segmentor = with_align_corners(_with_init_cfg(copy.deepcopy(segmentor)), crop)
+        share_classes(segmentor)
         recompute = segmentor.get('backbone', {}).pop('with_cp', False)
         self.segmentor = MODELS.build(segmentor)
+        _check_scores(self.segmentor)
         if recompute:
             recompute_blocks(self.segmentor.backbone)
         self.heads = nn.ModuleDict()
@@ -180,7 +182,7 @@ class Branch(BaseModule):
                 facts[setting] = classes
             elif setting == 'in_channels':
                 in_index = config.get('in_index', settings['in_index'].default if 'in_index' in settings else -1)
-                planned = self.dry_run(torch.empty(1, 3, *self.size, device='meta'))
+                planned = self.dry_run(torch.empty(1, self.in_channels, *self.size, device='meta'))
                 facts[setting] = planned.feature(source, in_index).shape[1]
             elif setting == 'feature_channels' and 'embedding' in self.heads:
                 facts[setting] = self.heads['embedding'].out_channels
@@ -325,6 +327,12 @@ class Branch(BaseModule):
     def _decode(self, features: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores, and the features on the way to them that heads ask for."""
         logits = self.segmentor.decode_head(features)
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f'model.student.decode_head: {type(self.segmentor.decode_head).__name__} gives '
+                f'{type(logits).__name__}s in place of one map of scores, which the methods here learn from; take a '
+                'head that scores pixels, such as DeepLabV3PlusHead or UPerHead.'
+            )
         taps = dict(self._taps)
         self._taps.clear()
         return logits, taps
@@ -337,6 +345,49 @@ class Branch(BaseModule):
             if hasattr(head, 'source'):
                 out.heads[name] = head(out)
         return out
+
+
+def share_classes(segmentor: dict) -> None:
+    """Give the auxiliary heads of a segmentor's config the classes of its decode head.
+
+    Raises:
+        ValueError: If one has another number of them.
+    """
+    decode_head = segmentor.get('decode_head')
+    classes = decode_head.get('num_classes') if isinstance(decode_head, dict) else None
+    heads = segmentor.get('auxiliary_head') or []
+    for head in [heads] if isinstance(heads, dict) else heads:
+        if classes and head.setdefault('num_classes', classes) != classes:
+            raise ValueError(
+                f'model.student.auxiliary_head.num_classes={head["num_classes"]}, but the decode head scores {classes} '
+                'classes; leave it out of the auxiliary head.'
+            )
+
+
+def _check_scores(segmentor: nn.Module) -> None:
+    """Refuse segmentors whose scores are not one map a class.
+
+    Raises:
+        ValueError: If there are several decode heads, less than two classes, or another number of maps.
+    """
+    head = segmentor.decode_head
+    if isinstance(head, nn.ModuleList):
+        raise ValueError(
+            f'model.student: {type(segmentor).__name__} has {len(head)} decode heads, and the methods here learn from '
+            "one map of scores; take type='EncoderDecoder' with one decode_head."
+        )
+    if head.num_classes < 2:
+        raise ValueError(
+            f'model.student.decode_head.num_classes={head.num_classes}: a pixel must be able to be something else; the '
+            'background is a class of its own, so that one kind of object makes num_classes=2.'
+        )
+    maps = getattr(head, 'out_channels', head.num_classes)
+    if maps != head.num_classes:
+        raise ValueError(
+            f'model.student.decode_head.out_channels={maps}, but num_classes={head.num_classes}: pseudo-labels need a '
+            'score of each class; leave out_channels and threshold out, and take a softmax loss '
+            "(loss_decode=dict(type='PixelCrossEntropyLoss')), also for two classes."
+        )
 
 
 def _with_init_cfg(segmentor: dict) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 from matplotlib import pyplot
 
 _SCORES = ('mIoU', 'mDice')
-_QUALITY = ('confident', 'accuracy', 'accuracy_confident', 'pseudo/')
+_BY_CLASS = ('IoU', 'Dice')
+_STYLES = {'student': '-', 'teacher': '--'}
+_QUALITY = ('confident', 'accuracy')
 _OTHER = ('time', 'data_time', 'lr', 'base_lr', 'memory', 'iter', 'epoch', 'step', 'eta')
 
 
@@ -36,9 +39,12 @@ def read_scalars(run: str | Path) -> dict[str, list[tuple[float, float]]]:
     step = 0.0
     for file in files:
         for line in file.read_text(encoding='utf-8').splitlines():
-            record = json.loads(line) if line.strip() else {}
-            # Validation writes its epoch as step; it belongs behind the last iteration.
-            step = float(record.get('iter', step))
+            try:
+                record = json.loads(line) if line.strip() else {}
+            except json.JSONDecodeError:
+                continue  # half written where the run was killed
+            # What is no line of training belongs behind its last iteration, whatever validation counts by.
+            step = float(record.get('iter', max(step, record.get('step', step))))
             for name, value in record.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     points[name][step] = float(value)
@@ -56,20 +62,25 @@ def draw_runs(runs: Sequence[str | Path], path: str | Path) -> None:
         FileNotFoundError: If a folder is none of a run.
         ValueError: If the runs have written nothing yet.
     """
-    curves = {_name_of(run, runs): read_scalars(run) for run in runs}
+    runs = list(dict.fromkeys(os.path.normpath(run) for run in runs))
+    curves = dict(zip(_names(runs), map(read_scalars, runs), strict=True))
     panels = _panels(sorted({name for found in curves.values() for name in found}))
     if not panels:
         raise ValueError(f'{runs[0]} has written no losses and no scores yet.')
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    shares = {name: _shares(found) for name, found in curves.items()}
+    shares = {name: found for name, found in shares.items() if found}
+    used = len(panels) + len(shares)
+    columns = min(3, used)
+    rows = math.ceil(used / columns)
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(4.2 * columns, 2.7 * rows + 0.6), squeeze=False, layout='constrained'
     )
     colors = pyplot.get_cmap('tab10')
     for axis, (title, names) in zip(axes.flat, panels.items(), strict=False):
         for number, found in enumerate(curves.values()):
-            for style, name in zip(('-', '--', ':', '-.'), names, strict=False):
+            for name in names:
                 if name in found:
+                    style = _STYLES.get(name.split('/')[0], '-')
                     steps, values = np.array(found[name]).T
                     smooth = _smoothed(values) if 'loss' in name else values
                     mark = 'o' if len(steps) == 1 else None
@@ -78,7 +89,9 @@ def draw_runs(runs: Sequence[str | Path], path: str | Path) -> None:
         axis.set_xlabel('iteration', fontsize=8)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
-    for axis in list(axes.flat)[len(panels) :]:
+    for axis, (name, found) in zip(list(axes.flat)[len(panels) :], shares.items(), strict=False):
+        _draw_shares(axis, f'classes of kept labels: {name}', found)
+    for axis in list(axes.flat)[used:]:
         axis.axis('off')
     handles = [pyplot.Line2D([], [], color=colors(i % 10), label=name) for i, name in enumerate(curves)]
     figure.legend(handles=handles, loc='outside lower center', ncols=min(4, len(handles)), frameon=False, fontsize=8)
@@ -87,24 +100,53 @@ def draw_runs(runs: Sequence[str | Path], path: str | Path) -> None:
     pyplot.close(figure)
 
 
-def _name_of(run: str | Path, runs: Sequence[str | Path]) -> str:
-    """The folder's name; its whole path where another run has the same."""
-    run = Path(run)
-    return str(run) if sum(Path(other).name == run.name for other in runs) > 1 else run.name or str(run)
+def _names(runs: Sequence[str]) -> list[str]:
+    """The folders' names, with as many of the folders above as tell them apart."""
+    parts = [Path(run).parts for run in runs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ['/'.join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(runs):
+            break
+    return names
 
 
 def _panels(names: Sequence[str]) -> dict[str, list[str]]:
-    """Which curves share a panel, by its title: the branches' scores do."""
-    panels: dict[str, list[str]] = {}
+    """Which curves share a panel, by its title: the branches' scores do. Scores come first, losses last."""
+    scores: dict[str, list[str]] = {}
+    quality, losses = {}, {}
     for name in names:
-        if name.split('/')[-1] in _OTHER or name in _OTHER:
-            continue
         last = name.split('/')[-1]
-        if last in _SCORES:
-            panels.setdefault(f'{last}: student —, teacher - -', []).append(name)
-        elif 'loss' in name or 'threshold' in name or any(part in name for part in _QUALITY):
-            panels[name] = [name]
-    return panels
+        if last in _OTHER or last.startswith('share_') or any(last.startswith(f'{part}_') for part in _BY_CLASS):
+            continue
+        if name.startswith('pseudo/'):
+            quality[f'{name} of labels' if last in _SCORES else name] = [name]
+        elif last in _SCORES:
+            branch = name.split('/')[0]
+            scores.setdefault(f'{last}: student —, teacher - -' if branch in _STYLES else last, []).append(name)
+        elif 'loss' in name:
+            losses[name] = [name]
+        elif 'threshold' in name or any(part in name for part in _QUALITY):
+            quality[name] = [name]
+    return {**scores, **quality, **losses}
+
+
+def _shares(found: dict[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+    """Of what a run wrote, the share of each class among the labels that were kept, by class."""
+    start = 'pseudo/share_'
+    return {name[len(start) :]: points for name, points in found.items() if name.startswith(start)}
+
+
+def _draw_shares(axis: pyplot.Axes, title: str, found: dict[str, list[tuple[float, float]]]) -> None:
+    """One above the other, so that all together are 1."""
+    steps = np.array(next(iter(found.values())))[:, 0]
+    values = [np.interp(steps, *np.array(points).T) for points in found.values()]
+    colors = pyplot.get_cmap('tab20')
+    axis.stackplot(steps, values, labels=list(found), colors=[colors(i % 20) for i in range(len(found))])
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel('iteration', fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.set_ylim(0, 1)
+    axis.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=6, frameon=False, ncols=1 + len(found) // 14)
 
 
 def _smoothed(values: np.ndarray, share: float = 0.6) -> np.ndarray:

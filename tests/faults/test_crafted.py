@@ -230,6 +230,11 @@ def test_a_dumped_config_is_read_as_it_was(method):
     assert checkpoints.parse_config(cfg.pretty_text) == cfg.to_dict()
 
 
+def test_a_config_whose_keys_are_no_names_is_read_back():
+    keys = {'a': {'b.c': {'lr_mult': 0.1}, '.norm': [{'x.y': 1}]}, 'label_map': {0: 255, 7: 1}, 'none': {}}
+    assert checkpoints.parse_config(Config(keys).pretty_text) == keys
+
+
 def test_our_own_checkpoints_need_no_trust_and_export(drawn, tmp_path):
     Runner.from_cfg(tiny_run.config('MeanTeacher', drawn, tmp_path / 'run', epochs=1)).train()
     for path in checkpoints.files(tmp_path / 'run'):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from mmsemi.models.state.step_state import StepState
 from mmsemi.structures import PseudoLabel
 from tests import tiny
 
@@ -294,3 +295,18 @@ def test_a_plain_mmseg_checkpoint_starts_every_branch():
 def test_arguments_out_of_range_are_named(method, arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny.build(method, **arguments)
+
+
+@pytest.mark.parametrize('plugins', [[], [tiny.MPMC]], ids=['alone', 'MPMC'])
+@pytest.mark.parametrize('method', tiny.METHODS)
+def test_without_unlabeled_images_the_supervised_half_learns(method, plugins):
+    more = dict(graph_supervision=1.0) if method == 'MLLC' else {}
+    model = tiny.build(method, plugins=plugins, **more).train()
+    losses = model.loss(tiny.streams_for(model, 3, 0, mixed=False))
+    assert losses and all(name.startswith('sup.') for name in losses)
+    total = sum(value for name, value in losses.items() if 'loss' in name)
+    total.backward()
+    assert torch.isfinite(total) and model.student.segmentor.decode_head.conv_seg.weight.grad.abs().sum() > 0
+    for module in model.modules():
+        if isinstance(module, StepState):
+            module.commit()

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from mmsemi.apis import evaluation
 from mmsemi.apis.launch import UsageError
 from mmsemi.registry import MODELS
 from tests import tiny_run
@@ -39,7 +40,7 @@ def run(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(tool, 'build_runner', lambda cfg: build(cfg, f'{tmp_path}-{out}'))
         tool.main()
         assert 'mIoU' in capsys.readouterr().out
-        return [np.array(Image.open(path)) for path in sorted((tmp_path / out).glob('*.png'))]
+        return [np.array(Image.open(path)) for path in sorted((tmp_path / out).rglob('*.png'))]
 
     build_runner = tool.build_runner
 
@@ -75,6 +76,45 @@ def test_augmentation_averages_the_views_of_the_config(run, tmp_path):
     flips[:] = [flip for flip in flips if flip.prob == 0]
     cfg.dump(config)
     assert all(np.array_equal(a, b) for a, b in zip(run('--tta', out='one view'), plain, strict=True))
+
+
+def test_augmentation_scales_what_the_test_pipeline_gives(run, tmp_path):
+    config = tmp_path / 'config.py'
+    cfg = Config.fromfile(config)
+    scales, flips = cfg.tta_pipeline[1].transforms[:2]
+    scales[:] = [scale for scale in scales if scale.scale_factor == 1]
+    flips[:] = [flip for flip in flips if flip.prob == 0]
+    cfg.dump(config)
+    whole = run(out='whole')
+    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='LimitSide', longest=40))
+    cfg.dump(config)
+    shrunk = run(out='shrunk')
+    assert any((a != b).any() for a, b in zip(shrunk, whole, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(run('--tta', out='tta'), shrunk, strict=True))
+
+
+def test_augmentation_reads_images_and_masks_as_the_test_pipeline_does():
+    cfg = Config.fromfile('configs/supervised/supervised_r18_shapes.py')
+    load, masks = cfg.test_dataloader.dataset.pipeline[:2]
+    load.color_type = 'grayscale'
+    evaluation.set_tta(cfg)
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    assert pipeline[0] == load and pipeline[1].type == 'TestTimeAug' and [masks] in pipeline[1].transforms
+
+
+def test_two_images_of_one_name_in_two_folders_are_two_masks(run, tmp_path):
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    dataset = cfg.test_dataloader.dataset
+    root = Path(dataset.data_root)
+    first, second = (root / dataset.ann_file).read_text().split()
+    for folder, suffix in (('JPEGImages', 'jpg'), ('SegmentationClass', 'png')):
+        for place, name in (('a', first), ('b', second)):
+            (root / folder / place).mkdir()
+            (root / folder / f'{name}.{suffix}').rename(root / folder / place / f'one.{suffix}')
+    (root / dataset.ann_file).write_text('a/one\nb/one\n')
+    run(out='out')
+    found = sorted(path.relative_to(tmp_path / 'out').as_posix() for path in (tmp_path / 'out').rglob('*.png'))
+    assert found == ['a/one.png', 'b/one.png']
 
 
 def test_augmentation_needs_its_pipeline(run, tmp_path):

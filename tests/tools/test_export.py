@@ -12,7 +12,9 @@ from PIL import Image
 
 from mmsemi.apis import export
 from mmsemi.apis.launch import UsageError, find_config, prepare_config
+from mmsemi.apis.predict import predict
 from mmsemi.registry import MODELS
+from tests.apis import trained
 
 # Where mmsemi cannot be imported: load, predict, and write the config once more.
 PLAIN_MMSEG = """
@@ -72,6 +74,64 @@ def test_a_unet_of_one_channel_is_exported(tmp_path):
     ours = MODELS.build(cfg.model).eval()
     ours.load_state_dict(model.state_dict())
     assert torch.allclose(exported(image), ours.student(image).logits, atol=1e-6)
+
+
+INFERENCER = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'mmsemi':
+            raise ImportError('mmsemi is not here')
+
+sys.meta_path.insert(0, Absent())
+import numpy as np
+from mmseg.apis import MMSegInferencer
+
+out, image, classes = sys.argv[1:]
+inferencer = MMSegInferencer(model=out + '.py', weights=out + '.pth', device='cpu', show_progress=False)
+result = inferencer(image, return_vis=True, out_dir=out + '_seen', img_out_dir='vis', pred_out_dir='pred')
+np.save(out + '.npy', result['predictions'])
+assert list(inferencer.visualizer.dataset_meta['classes']) == classes.split(','), inferencer.visualizer.dataset_meta
+assert result['visualization'].shape[2] == 3
+"""
+
+
+def listed(root: Path, longest: int | None) -> Config:
+    """A config as ``mmsemi init`` writes it: its data set and a transform of it are not mmseg's."""
+    (root / 'config.py').write_text(
+        f"""
+_base_ = [
+    'mmsemi::_base_/models/deeplabv3plus_r18w16.py',
+    'mmsemi::_base_/datasets/listed.py',
+    'mmsemi::_base_/schedules/adamw_small.py',
+    'mmsemi::_base_/methods/mean_teacher.py',
+]
+classes = ('a', 'b')
+crop_size = (65, 65)
+longest_side = {longest}
+"""
+    )
+    return Config.fromfile(root / 'config.py')
+
+
+@pytest.mark.parametrize('longest', [None, 48])
+def test_an_exported_config_runs_in_the_inferencer_of_mmseg(longest, tmp_path, capsys):
+    path = trained.save(listed(tmp_path, longest), tmp_path / 'epoch_1.pth', classes=('a', 'b'))
+    export.export(str(path), tmp_path / 'out')
+    assert 'name folders in test_dataloader.dataset' in capsys.readouterr().out
+    image = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    (tmp_path / 'in').mkdir()
+    Image.fromarray(image).save(tmp_path / 'in/image.png')
+    expected = np.array(Image.open(predict(str(path), str(tmp_path / 'in'), str(tmp_path / 'masks')) / 'image.png'))
+    assert expected.shape == (64, 80)
+
+    script = tmp_path / 'infer.py'
+    script.write_text(INFERENCER)
+    command = [sys.executable, str(script), str(tmp_path / 'out'), str(tmp_path / 'in/image.png'), 'a,b']
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert np.array_equal(np.load(tmp_path / 'out.npy'), expected)
 
 
 @pytest.mark.parametrize(('side', 'expected'), [(65, True), (64, False)])

@@ -19,6 +19,7 @@ scale_range = (0.5, 2.0)
 facts = {
     'model.data_preprocessor.size': '${crop_size}',
     'network.decode_head.num_classes': '${len(classes)}',
+    'network.auxiliary_head.num_classes': '${len(classes)}',
 }
 
 train_pipeline = [

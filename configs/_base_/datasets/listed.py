@@ -16,6 +16,7 @@ color_type = 'color'  # 'grayscale' for one channel, 'unchanged' for as many as 
 facts = {
     'model.data_preprocessor.size': '${crop_size}',
     'network.decode_head.num_classes': '${len(classes)}',
+    'network.auxiliary_head.num_classes': '${len(classes)}',
 }
 
 train_pipeline = [

@@ -1,4 +1,4 @@
-# CorrMatch for backbones that end in 2,048 channels; D of the correlation head is the number of classes.
+# CorrMatch for any network; D of the correlation head is the number of classes.
 _base_ = './base.py'
 model = dict(
     type='CorrMatch',
@@ -10,8 +10,6 @@ model = dict(
     num_shapes=128,
     sampling='random',
     feature_dropout=0.5,
-    heads=dict(
-        correlation=dict(type='CorrelationHead', in_channels=2048, source='backbone', norm_cfg=dict(type='SyncBN')),
-    ),
+    heads=dict(correlation=dict(type='CorrelationHead', source='backbone', norm_cfg=dict(type='SyncBN'))),
 )
 default_hooks = dict(threshold=dict(type='DynamicThresholdHook'))

@@ -1,4 +1,4 @@
-# ESL for a decoder that ends in 256 channels; K, q, N_s, sigma, zeta, eta are keys of the model.
+# ESL for any network with a decoder; K, q, N_s, sigma, zeta, eta are keys of the model.
 _base_ = './base.py'
 model = dict(
     type='ESL',
@@ -16,7 +16,6 @@ model = dict(
     heads=dict(
         projector=dict(
             type='ProjectionHead',
-            in_channels=256,
             hidden_channels=256,
             out_channels=512,
             num_convs=2,

@@ -1,4 +1,4 @@
-# U2PL for a decoder that ends in 256 channels.
+# U2PL for any network with a decoder.
 _base_ = './base.py'
 model = dict(
     type='U2PL',
@@ -21,7 +21,6 @@ model = dict(
     heads=dict(
         representation=dict(
             type='ProjectionHead',
-            in_channels=256,
             out_channels=256,
             num_convs=2,
             source='decoder',

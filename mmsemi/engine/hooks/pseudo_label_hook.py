@@ -8,8 +8,9 @@ import torch
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmsemi.datasets.classes import palette
 from mmsemi.engine.utils import segmentor_of
 from mmsemi.registry import HOOKS
 from mmsemi.structures import IGNORE_INDEX, Seen
@@ -20,12 +21,16 @@ class PseudoLabelHook(Hook):
     """Draw a step now and then, and follow the quality of pseudo-labels.
 
     Pictures go to ``<work folder>/pseudo_labels`` and to the visualizer's backends. Into the log and TensorBoard go,
-    over the iterations since the last line: ``pseudo/mining_ratio`` (share of the valid pixels that are kept),
-    ``pseudo/share_<class>`` (class distribution of what is kept), and, where unlabeled images bring their ground truth
-    (``train_dataloader.dataset.unlabeled_gt=True``): ``pseudo/mIoU`` of all labels, ``pseudo/mIoU_kept`` and
-    ``pseudo/accuracy_kept`` of those that are kept.
+    over the iterations since the last line:
 
-    Counts stay on the device until the log is written.
+    - ``pseudo/mining_ratio``: the share of the valid pixels that are kept;
+    - where unlabeled images bring their ground truth (``train_dataloader.dataset.unlabeled_gt=True``): ``pseudo/mIoU``
+      of all labels and ``pseudo/mIoU_kept`` of those that are kept, in percent, and ``pseudo/accuracy_kept``, the share
+      of the kept ones that are right;
+    - into TensorBoard alone ``pseudo/share_<class>``, the class distribution of what is kept.
+
+    Off unless a config, or the command line, asks for it: ``default_hooks.pseudo_labels.type=PseudoLabelHook``. Counts
+    stay on the device until the log is written; without the hook a step does nothing for it.
 
     Args:
         interval (int): Iterations between pictures; 0 draws none. Defaults to 500.
@@ -76,20 +81,42 @@ class PseudoLabelHook(Hook):
     def _tell(self, runner: Runner) -> None:
         all_reduce(self._counts)
         classes = runner.train_dataloader.dataset.metainfo['classes']
+        shares = {}
         for name, value in quality(self._counts, classes).items():
-            runner.message_hub.update_scalar(f'train/pseudo/{name}', value)
+            if name.startswith('share_'):
+                shares[f'pseudo/{name}'] = value
+            else:
+                runner.message_hub.update_scalar(f'train/pseudo/{name}', value)
+        # One a class, which would make a line of the log very long.
+        runner.visualizer.add_scalars(shares, step=runner.iter + 1)
         self._counts = None
 
     def _draw(self, runner: Runner, seen: Seen) -> None:
         # Drawing needs matplotlib, which only those wait for who draw.
         from mmsemi.visualization.panels import draw_step
 
-        meta, preprocessor = runner.train_dataloader.dataset.metainfo, segmentor_of(runner).data_preprocessor
+        meta = runner.train_dataloader.dataset.metainfo
         path = Path(runner.work_dir) / 'pseudo_labels' / f'iter_{runner.iter + 1}.png'
         picture = draw_step(
-            seen, preprocessor.mean, preprocessor.std, meta['classes'], meta['palette'], path, self.images
+            seen,
+            *normalisation(segmentor_of(runner).data_preprocessor),
+            meta['classes'],
+            meta.get('palette') or palette(len(meta['classes'])),
+            path,
+            self.images,
+            takes_bgr(segmentor_of(runner).data_preprocessor),
         )
         runner.visualizer.add_image('pseudo_labels', picture, step=runner.iter + 1)
+
+
+def normalisation(preprocessor: nn.Module) -> tuple[Tensor | float, Tensor | float]:
+    """Mean and deviation that a preprocessor normalises with, 0 and 1 if it does not."""
+    return (preprocessor.mean, preprocessor.std) if preprocessor._enable_normalize else (0.0, 1.0)
+
+
+def takes_bgr(preprocessor: nn.Module) -> bool:
+    """Whether the images that a preprocessor gives are still blue first, as they are read."""
+    return not preprocessor._channel_conversion
 
 
 def count(seen: Seen, num_classes: int) -> Tensor:

@@ -136,7 +136,7 @@ class DINOv2(VisionTransformer):
                 f'{self.patch_size}; set crop_size to multiples of it, and take PatchEncoderDecoder for evaluation.'
             )
         x, grid = self.patch_embed(images)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         x = self.drop_after_pos(x + position_embedding(self.pos_embed, self.patch_resolution, grid).to(x.dtype))
         levels = []
         for i, layer in enumerate(self.layers):

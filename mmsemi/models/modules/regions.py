@@ -73,6 +73,12 @@ def packed_shapes(rows: Tensor, allowed: Tensor, align_corners: bool = False) ->
     return torch.cat([pack_shapes(part) for part in shapes], 1)
 
 
+def count_shapes(packed: Tensor) -> Tensor:
+    """How many of :func:`packed_shapes` cover a pixel, float, (B, H, W)."""
+    bits = _bits(packed.device).to(torch.uint8)[:, None, None]
+    return ((packed[:, :, None] & bits) > 0).sum((1, 2)).float()
+
+
 def region_propagation(
     pseudo: PseudoLabel, shapes: Tensor, threshold: Tensor | float, num_classes: int, cascade: bool = False
 ) -> PseudoLabel:

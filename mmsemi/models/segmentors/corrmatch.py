@@ -17,12 +17,12 @@ from mmsemi.models.branch import BranchOutput, of_logits
 from mmsemi.models.losses.pixel import pixel_cross_entropy
 from mmsemi.models.losses.soft import SOFT_LOSSES, soft_consistency
 from mmsemi.models.modules.correlation import SAMPLINGS, pixel_propagation, sample_positions, sampled_rows
-from mmsemi.models.modules.regions import packed_shapes, region_propagation
+from mmsemi.models.modules.regions import count_shapes, packed_shapes, region_propagation
 from mmsemi.models.precision import full_precision, probabilities
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.models.state import DynamicThreshold
 from mmsemi.registry import MODELS
-from mmsemi.structures import PseudoLabel, Streams
+from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Streams
 
 from .fixmatch import FixMatch
 from .semi_segmentor import check_settings, head_losses
@@ -193,9 +193,13 @@ class CorrMatch(FixMatch):
         mixed = enlarged = mix.labels(pseudo)
         if self.region_propagation:
             # Shapes count confident pixels, whatever plugins think of them, and stay out of the partner's box.
-            enlarged = self.enlarge(mix.labels(plain), self.shapes(views['weak'], valid & ~mix.mask))
+            shapes = self.shapes(views['weak'], valid & ~mix.mask)
+            enlarged = self.enlarge(mix.labels(plain), shapes)
             own = self.reweight(enlarged, guide).weight
             enlarged = replace(enlarged, weight=torch.where(mix.mask, mixed.weight, own))
+            if self.seen:
+                grown = torch.where(enlarged.weight > 0, enlarged.label, IGNORE_INDEX)
+                self.show(shapes_over_a_pixel=count_shapes(shapes), label_of_the_mixed_view=grown)
 
         target = probabilities(mix.images(logits) if self.mix_soft_target else logits)
         del logits  # The maps of all classes are the largest of the step.

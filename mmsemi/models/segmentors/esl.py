@@ -137,6 +137,8 @@ class ESL(SemiSegmentor):
         mix = streams.mix[0]
         pseudo = dynamic_soft_labels(views['guide'].logits, self.dominant_mass, self.top_n, streams.valid)
         pseudo = self.reweight(pseudo, views['guide'])
+        if self.seen:
+            self.show(pseudo, dominant_classes=(pseudo.prob > 0).sum(1).float())
         soft = of_logits(soft_cross_entropy, views['strong_0'], mix.labels(pseudo), mix.maps(streams.valid))
         losses = {'loss_soft': self.soft_weight * soft}
         if self.contrast_weight:
@@ -173,6 +175,9 @@ class ESL(SemiSegmentor):
             confident = (confidence > self.threshold) & valid
             labeled_parts = self.observe_parts(views['guide_labeled'], truth, known, known)
             weak_parts = self.observe_parts(weak, label, valid, confident)
+            if self.seen:
+                number = weak_parts % self.part_prototypes.parts + 1
+                self.show(part_of_its_class=torch.where(weak_parts >= 0, number, torch.nan))
             # Eq. 9, where the strong view's pixels lie.
             mix = Mix(coarse(streams.mix[0].mask), streams.mix[0].partner)
             classes = torch.cat([truth, mix.maps(label)])

@@ -119,6 +119,12 @@ class MLLC(SemiSegmentor):
         labeled, strong = self.refined(self.student, streams, strong, valid, joined or self.graph_supervision > 0)
         return {'labeled': labeled, 'strong_0': strong}
 
+    def labeled_view(self, streams: Streams) -> BranchOutput:
+        """Without unlabeled images: with the graph of the labeled ones, if it learns from them."""
+        if not self.graph_supervision:
+            return super().labeled_view(streams)
+        return self.refined(self.student, streams, streams.weak, streams.valid, True)[0]
+
     @torch.no_grad()
     def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
         """The teacher on the labeled images, of which it makes prototypes, and the weak view in one pass."""
@@ -183,6 +189,8 @@ class MLLC(SemiSegmentor):
         self.observe(guide, label)
         self.observe(views['guide_labeled'], streams.labels)
         pseudo = self.reweight(PseudoLabel(label, streams.valid.to(guide.coarse_logits.dtype)), guide)
+        if self.seen:
+            self.show(pseudo, label_before_the_graph=guide.logits.argmax(1), label_after_the_graph=label)
         mixed, valid = mix.labels(pseudo), mix.maps(streams.valid)
         return {
             'loss_slg': self.slg_weight * self.slg_loss(out, mixed.label),

@@ -21,6 +21,8 @@ from mmsemi.registry import MODELS
 from mmsemi.structures import IGNORE_INDEX, PseudoLabel, Seen, Streams
 
 _PREDICTORS = ('student', 'teacher')
+SHOWN_VIEWS = ('labeled', 'guide', 'strong_0')
+"""Views whose predictions those see who watch a step."""
 
 
 class SemiSegmentor(BaseSegmentor):
@@ -204,7 +206,12 @@ class SemiSegmentor(BaseSegmentor):
     # Losses
 
     def loss(self, inputs: Streams, data_samples: None = None) -> dict[str, Tensor]:
-        """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised."""
+        """Losses of one step by name, ``sup.*`` and ``unsup.*``; what has 'loss' in its name is minimised.
+
+        A batch without unlabeled images is learned from by the supervised half alone.
+        """
+        if not len(inputs.weak):
+            return self._loss_of_labels_alone(inputs)
         branches = [getattr(self, name) for name in self.branches]
         with encoded_once(branches if self.encoder_frozen and self.has_teacher else []):
             guides = self.guide_views(inputs)
@@ -221,12 +228,24 @@ class SemiSegmentor(BaseSegmentor):
             supervised.update(plugin.supervised_loss(views['labeled'], streams.labels))
             unsupervised.update(plugin.unsupervised_loss(streams, views))
         if self.seen:
-            shown = {name: out.logits for name, out in views.items() if name in ('guide', 'strong_0')}
+            shown = {name: out.logits for name, out in views.items() if name in SHOWN_VIEWS}
             self.seen.predictions = {name: logits.detach().argmax(1) for name, logits in shown.items()}
         return {
             **add_prefix(_weighted(supervised, self.sup_weight), 'sup'),
             **add_prefix(_weighted(unsupervised, self.unsup_factor()), 'unsup'),
         }
+
+    def labeled_view(self, streams: Streams) -> BranchOutput:
+        """Run the student on the labeled images of a batch that has no others."""
+        return self.student(streams.labeled)
+
+    def _loss_of_labels_alone(self, streams: Streams) -> dict[str, Tensor]:
+        self.seen = Seen(streams) if self.watching else None
+        out = self.labeled_view(streams)
+        losses = self.supervised_loss(out, streams.labels)
+        for plugin in self.plugins:
+            losses.update(plugin.supervised_loss(out, streams.labels))
+        return add_prefix(_weighted(losses, self.sup_weight), 'sup')
 
     @torch.no_grad()
     def guide_views(self, streams: Streams) -> dict[str, BranchOutput]:
@@ -257,7 +276,10 @@ class SemiSegmentor(BaseSegmentor):
     def reweight(self, pseudo: PseudoLabel, guide: BranchOutput) -> PseudoLabel:
         """Let the plugins weigh the labels that ``guide`` gave the weak view."""
         for plugin in self.plugins:
-            pseudo = plugin.reweight(pseudo, guide)
+            before, pseudo = pseudo.weight, plugin.reweight(pseudo, guide)
+            if self.seen:
+                share = pseudo.weight / before.masked_fill(before == 0, torch.nan)
+                self.show(**{f'weight by {type(plugin).__name__}': share})
         return pseudo
 
     def unsup_factor(self) -> Tensor | float:
@@ -295,8 +317,7 @@ class SemiSegmentor(BaseSegmentor):
         """What the log tells of pseudo-labels of the weak view: the share of pixels kept, and, where the unlabeled
         images come with ground truth for diagnosis, how many of all and of the kept labels are right.
         """
-        if self.seen and self.seen.pseudo is None:
-            self.seen.pseudo = pseudo
+        self.show(pseudo)
         kept = pseudo.weight > 0
         report = {'confident': (kept & streams.valid).sum() / streams.valid.sum().clamp(min=1)}
         if streams.unlabeled_gt is not None:
@@ -305,10 +326,22 @@ class SemiSegmentor(BaseSegmentor):
             report['accuracy_confident'] = label_accuracy(pseudo.label, streams.unlabeled_gt, counted & kept)
         return report
 
-    def show(self, **maps: Tensor) -> None:
-        """Let those who watch the step see maps of the weak view, (Bu, H, W), by name; else nothing."""
-        if self.seen:
-            self.seen.maps.update({name.replace('_', ' '): values.detach() for name, values in maps.items()})
+    def show(self, pseudo: PseudoLabel | None = None, **maps: Tensor) -> None:
+        """Let those who watch the step see it; without them it does nothing. What is shown first under a name stays.
+
+        What is made for them alone belongs behind ``if self.seen``.
+
+        Args:
+            pseudo (PseudoLabel, optional): The weak view's labels as losses count them, where :meth:`describe` is told
+                others.
+            **maps (Tensor): Maps of the unlabeled images, (Bu, h, w), by name: class maps, long, or others, floating;
+                nan where there is nothing to show.
+        """
+        if not self.seen:
+            return
+        self.seen.pseudo = self.seen.pseudo or pseudo
+        for name, values in maps.items():
+            self.seen.maps.setdefault(name.replace('_', ' '), values.detach())
 
     # Prediction: the predicting branch's segmentor does all of it
 

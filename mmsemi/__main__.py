@@ -1,0 +1,5 @@
+"""``python -m mmsemi``: the console command."""
+
+from mmsemi.apis.cli import main
+
+main()
