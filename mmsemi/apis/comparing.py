@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from .launch import BASELINE_SUFFIX, UsageError, find_config
 from .runs import METRICS, Run, available_cores, train_all
 
 BRANCHES = ('student', 'teacher')
+ALL_LABELS_SUFFIX = '_all_labels'
 
 
 def compare_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -23,20 +25,37 @@ def compare_parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every training')
     parser.add_argument('--jobs', type=int, default=min(2, available_cores()), help='trainings at the same time')
+    parser.add_argument(
+        '--all-labels', action='store_true', help='train the first config with all labels too: what share of that gap?'
+    )
+    parser.add_argument('--from-logs', action='store_true', help='train nothing: the table of what was trained')
     parser.add_argument('--branch', choices=BRANCHES, help='show this branch alone, where a method has it')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare'))
     return parser
 
 
 def plan(
-    configs: Sequence[str], seeds: Sequence[int], options: list[str], work_dir: Path, baseline: bool = False
+    configs: Sequence[str],
+    seeds: Sequence[int],
+    options: list[str],
+    work_dir: Path,
+    baseline: bool = False,
+    all_labels: bool = False,
 ) -> dict[str, list[Run]]:
-    """One run for each config and seed, by the config's name; ``baseline``: in front those of the first's baseline."""
+    """One run for each config and seed, by the config's name.
+
+    ``baseline``: in front those of the first's baseline. ``all_labels``: behind what is then first the same with the
+    masks of all images of its data set, for as many epochs.
+    """
     runs: dict[str, list[Run]] = {}
-    asked = [(config, '', []) for config in configs]
+    asked = [(config, '', [], []) for config in configs]
     if baseline:
-        asked.insert(0, (configs[0], BASELINE_SUFFIX, ['--baseline']))
-    for config, suffix, flags in asked:
+        asked.insert(0, (configs[0], BASELINE_SUFFIX, ['--baseline'], []))
+    if all_labels:
+        config, suffix, flags, _ = asked[0]
+        every = ['train_dataloader.dataset.labeled=1/1', 'train_dataloader.dataset.candidates=None']
+        asked.insert(1, (config, suffix + ALL_LABELS_SUFFIX, flags, every))
+    for config, suffix, flags, labels in asked:
         name = Path(find_config(config)).stem + suffix
         if name in runs:
             raise UsageError(f'Two configs are called {name}; give one of them another name.')
@@ -45,7 +64,7 @@ def plan(
                 f'{name}/seed{seed}',
                 config,
                 work_dir / name / f'seed{seed}',
-                [*options, f'randomness.seed={seed}', f'train_dataloader.dataset.seed={seed}'],
+                [*options, *labels, f'randomness.seed={seed}', f'train_dataloader.dataset.seed={seed}'],
                 flags,
             )
             for seed in seeds
@@ -65,21 +84,38 @@ def scores(runs: Sequence[Run], branch: str) -> list[float] | None:
 
 
 def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None = None) -> str:
-    """A Markdown table, a row for each method's branch. Gains are over the first config's last branch."""
-    head = ['method', 'branch', *(f'seed {seed}' for seed in seeds), 'mean ± spread', 'gain', 's/iteration']
-    rows, reference = [], None
+    """A Markdown table, a row for each method's branch.
+
+    Gains are over the first config's last branch, seed by seed: their mean, and behind ± its standard error. Where it
+    was trained with all labels too, the last column but one tells what share of that gap the mean gain closes.
+    """
+    head = ['method', 'branch', *(f'seed {seed}' for seed in seeds), 'mean ± spread', 'gain']
+    found = {name: {b: scored for b in BRANCHES if (scored := scores(of_seeds, b))} for name, of_seeds in runs.items()}
+    first = list(next(iter(found.values())).values())[-1]
+    every = next((list(of.values())[-1] for name, of in found.items() if name.endswith(ALL_LABELS_SUFFIX)), None)
+    gap = statistics.mean(every) - statistics.mean(first) if every else None
+    head += [*(['of the gap'] if gap else []), 's/iteration']
+    rows = []
     for name, of_seeds in runs.items():
-        found = {b: values for b in BRANCHES if (values := scores(of_seeds, b))}
-        reference = reference or statistics.mean(list(found.values())[-1])
-        if branch in found:
-            found = {branch: found[branch]}
         seconds = statistics.median(one.seconds_per_iteration() for one in of_seeds)
-        for b, values in found.items():
-            mean = statistics.mean(values)
-            spread = f'{statistics.stdev(values):.2f}' if len(values) > 1 else 'unknown'
-            cells = [name, b, *(f'{value:.2f}' for value in values), f'{mean:.2f} ± {spread}']
-            rows.append([*cells, f'{mean - reference:+.2f}', f'{seconds:.3f}'])
+        for b, values in found[name].items():
+            if branch in found[name] and b != branch:
+                continue
+            gains = [value - start for value, start in zip(values, first, strict=True)]
+            cells = [name, b, *(f'{value:.2f}' for value in values), _with(values, len(values) ** 0.5, '.2f')]
+            cells.append(_with(gains, 1, '+.2f') if values is not first else '')
+            if gap:
+                cells.append(f'{100 * statistics.mean(gains) / gap:.0f} %' if values is not first else '')
+            rows.append([*cells, f'{seconds:.3f}'])
     return '\n'.join(f'| {" | ".join(row)} |' for row in [head, ['---'] * len(head), *rows])
+
+
+def _with(values: Sequence[float], factor: float, form: str) -> str:
+    """The mean, and ``factor`` times its standard error."""
+    if len(values) < 2:
+        return f'{statistics.mean(values):{form}}'
+    error = factor * statistics.stdev(values) / len(values) ** 0.5
+    return f'{statistics.mean(values):{form}} ± {error:.2f}'
 
 
 def compare(
@@ -90,6 +126,8 @@ def compare(
     jobs: int | None = None,
     branch: str | None = None,
     work_dir: str | Path = 'work_dirs/compare',
+    all_labels: bool = False,
+    from_logs: bool = False,
 ) -> str:
     """Train configs with several seeds, what is not trained yet, and compare what they reach.
 
@@ -104,18 +142,29 @@ def compare(
         jobs (int, optional): Trainings at the same time. Defaults to 2, or 1 on one core.
         branch (str, optional): Show this branch alone, where a method has it.
         work_dir (str | Path): Folder of all runs. Defaults to ``work_dirs/compare``.
+        all_labels (bool): Train what the others are compared with on all labels, too. Defaults to False.
+        from_logs (bool): Train nothing. Defaults to False.
 
     Returns:
         str: A Markdown table, which is printed, too.
 
     Raises:
-        UsageError: If a training fails, or two configs have one name.
+        UsageError: If a training fails or, ``from_logs``, is missing, or two configs have one name.
     """
-    runs = plan(configs, seeds, list(cfg_options), Path(work_dir), baseline)
+    runs = plan(configs, seeds, list(cfg_options), Path(work_dir), baseline, all_labels)
     missing = [one for of_seeds in runs.values() for one in of_seeds if not one.is_finished()]
-    if missing:
+    if from_logs:
+        absent = [one.name for one in missing if not one.has_ended()]
+        if absent:
+            raise UsageError(f'--from-logs: not trained to the end under {work_dir}: {", ".join(absent)}.')
+        for one in missing:
+            print(f'note: {one.name} was trained by another config or with other options', file=sys.stderr)
+    elif missing:
         train_all(missing, min(2, available_cores()) if jobs is None else jobs)
     found = table(runs, seeds, branch)
-    print(f'mIoU (mDice on ACDC) in percent; spread is the standard deviation over {len(seeds)} seeds.\n')
+    print(
+        f'mIoU (mDice on ACDC) in percent; spread is the standard deviation over {len(seeds)} seeds. Gains are those of '
+        'the same seeds: their mean ± its standard error.\n'
+    )
     print(found)
     return found

@@ -104,6 +104,10 @@ class Run:
         """Was this very config, with these options, already trained to its end?"""
         return self._is_marked('finished')
 
+    def has_ended(self) -> bool:
+        """Was a training of this folder, whatever its config and options, brought to its end?"""
+        return self._marker('finished').is_file()
+
     def describe(self) -> str:
         """Where it stands: epoch, time left, latest scores."""
         text = self.log.read_text(encoding='utf-8', errors='replace') if self.log.is_file() else ''

@@ -46,11 +46,50 @@ def test_table_has_mean_spread_and_gain_over_the_first_config(tmp_path):
     }
     rows = compare.table(runs, [0, 1]).splitlines()[2:]
     assert rows == [
-        '| supervised | student | 40.00 | 41.00 | 40.50 ± 0.71 | +0.00 | 0.500 |',
-        '| mllc | student | 43.50 | 43.50 | 43.50 ± 0.00 | +3.00 | 0.500 |',
-        '| mllc | teacher | 44.00 | 46.00 | 45.00 ± 1.41 | +4.50 | 0.500 |',
+        '| supervised | student | 40.00 | 41.00 | 40.50 ± 0.71 |  | 0.500 |',
+        '| mllc | student | 43.50 | 43.50 | 43.50 ± 0.00 | +3.00 ± 0.50 | 0.500 |',
+        '| mllc | teacher | 44.00 | 46.00 | 45.00 ± 1.41 | +4.50 ± 0.50 | 0.500 |',
     ]
     assert len(compare.table(runs, [0, 1], 'teacher').splitlines()) == 4
+
+
+def test_gains_are_those_of_the_same_seeds_and_a_share_of_what_all_labels_bring(tmp_path):
+    def runs_of(name, *values):
+        return [measured(tmp_path / f'{name}{i}', {'student/mIoU': value}) for i, value in enumerate(values)]
+
+    runs = {
+        'supervised': runs_of('s', 40.0, 50.0, 45.0),
+        'supervised_all_labels': runs_of('a', 60.0, 60.0, 60.0),
+        'mllc': runs_of('m', 43.0, 54.0, 50.0),
+    }
+    head, _, *rows = compare.table(runs, [0, 1, 2]).splitlines()
+    assert head.endswith('| mean ± spread | gain | of the gap | s/iteration |')
+    assert rows[1].endswith('| 60.00 ± 0.00 | +15.00 ± 2.89 | 100 % | 0.500 |')
+    assert rows[2].endswith('| 49.00 ± 5.57 | +4.00 ± 0.58 | 27 % | 0.500 |'), 'seeds differ by more than methods'
+    one = compare.table({name: of_seeds[:1] for name, of_seeds in runs.items()}, [0]).splitlines()[-1]
+    assert one.endswith('| 43.00 | 43.00 | +3.00 | 15 % | 0.500 |')
+
+
+def test_all_labels_are_those_of_all_images_of_the_data_set(tmp_path):
+    planned = compare.plan([CONFIG], [0], ['a=1'], tmp_path, baseline=True, all_labels=True)
+    assert list(planned) == [
+        'supervised_r18_shapes_baseline', 'supervised_r18_shapes_baseline_all_labels', 'supervised_r18_shapes'
+    ]  # fmt: skip
+    _, [every], _ = planned.values()
+    assert every.flags == ['--baseline']
+    assert every.options[:3] == [
+        'a=1', 'train_dataloader.dataset.labeled=1/1', 'train_dataloader.dataset.candidates=None'
+    ]  # fmt: skip
+
+
+def test_a_table_is_made_of_logs_alone(tmp_path, capsys):
+    with pytest.raises(UsageError, match='--from-logs: not trained to the end under .*: supervised_r18_shapes/seed4'):
+        compare.compare([CONFIG], [4], work_dir=tmp_path, from_logs=True)
+    run = measured(tmp_path / 'supervised_r18_shapes/seed4', {'student/mIoU': 40.0})
+    run._marker('finished').write_text('by an earlier version of the config')
+    table = compare.compare([CONFIG], [4], work_dir=tmp_path, from_logs=True)
+    assert table.endswith('| supervised_r18_shapes | student | 40.00 | 40.00 |  | 0.500 |')
+    assert 'seed4 was trained by another config' in capsys.readouterr().err
 
 
 def test_seed_sets_network_and_partition(tmp_path):
