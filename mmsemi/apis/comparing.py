@@ -163,8 +163,8 @@ def compare(
         train_all(missing, min(2, available_cores()) if jobs is None else jobs)
     found = table(runs, seeds, branch)
     print(
-        f'mIoU (mDice on ACDC) in percent; spread is the standard deviation over {len(seeds)} seeds. Gains are those of '
-        'the same seeds: their mean ± its standard error.\n'
+        f'mIoU (mDice on ACDC) in percent; spread is the standard deviation over {len(seeds)} seeds. Gains are those '
+        'of the same seeds: their mean ± its standard error.\n'
     )
     print(found)
     return found

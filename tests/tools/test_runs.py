@@ -83,7 +83,7 @@ def test_all_labels_are_those_of_all_images_of_the_data_set(tmp_path):
 
 
 def test_a_table_is_made_of_logs_alone(tmp_path, capsys):
-    with pytest.raises(UsageError, match='--from-logs: not trained to the end under .*: supervised_r18_shapes/seed4'):
+    with pytest.raises(UsageError, match=r'--from-logs: not trained to the end under .*: supervised_r18_shapes/seed4'):
         compare.compare([CONFIG], [4], work_dir=tmp_path, from_logs=True)
     run = measured(tmp_path / 'supervised_r18_shapes/seed4', {'student/mIoU': 40.0})
     run._marker('finished').write_text('by an earlier version of the config')
