@@ -1,6 +1,7 @@
 """AEL: the confidence bank, what is drawn by it, and the whole step against the literal equations."""
 
 import copy
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -436,6 +437,40 @@ def test_the_consistency_learns_sampled_pixels_by_the_class_that_a_branch_gives_
     expected = F.cross_entropy(model.student(streams.labeled).logits, labels, ignore_index=255)
     supervised = model.supervised_loss(model.student(streams.labeled), labels)['loss_ce']
     assert torch.allclose(supervised, expected, atol=1e-10), 'all labeled pixels'
+
+
+def test_the_mean_of_several_strong_views_is_learned_and_by_key_the_supervised_pixels_alone_are_sampled():
+    model, streams = model_and_streams(sampling_power=2.0, sampled='supervised', labeled_weight=0.0)
+    views = {**model.guide_views(streams), **model.student_views(streams)}
+    pseudo, weight = model.weighted_labels(views['guide'], streams.valid)
+    mix = streams.mix[0]
+    one = model.consistency(views['strong_0'], mix.labels(pseudo), mix.maps(weight))
+    prob, label = rows(views['strong_0'].logits.softmax(1)), mix.labels(pseudo).label.flatten()
+    divides = mix.maps(weight).flatten()
+    expected = oracle.eq12(*of_each_image(prob, label, mix.maps(pseudo.weight).flatten(), divides))
+    assert torch.allclose(one, expected, atol=1e-10), 'no pixel of the consistency is left out'
+    two = replace(streams, strong=2 * streams.strong, mix=2 * streams.mix)
+    views['strong_1'] = views['strong_0']
+    assert torch.allclose(model.unsupervised_loss(two, views)['loss_strong'], one)
+
+
+def test_padding_shows_no_class_and_a_small_region_is_no_source():
+    settings = dict(preprocessor=dict(size=(SIZE, SIZE)), region_stride=STRIDE, min_area=5.5 / 64)
+    model = tiny.build('AEL', **settings).double()
+    model.confidence.value.copy_(torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    plain = Mix(torch.zeros(2, SIZE, SIZE, dtype=torch.bool))
+    plain.mask[:, 3:6, 4:7] = True
+    for columns, pieces, adaptive in ((6, 1, True), (4, 1, False), (4, 2, False)):
+        # Of 64 places: 6 in one region; 4; and twice 4, enough of the class, but in regions that are too small.
+        label = torch.full((2, SIZE, SIZE), 255)
+        for piece in range(pieces):
+            label[:, 8 * piece : 8 * piece + 4, 0:columns] = 1
+        boxes = [model.adaptive_mix(plain, label).mask for _ in range(20)]
+        assert any(not torch.equal(box, plain.mask) for box in boxes) == adaptive, (columns, pieces)
+    _, streams = model_and_streams()
+    streams.valid[:], streams.mix = False, (plain,)
+    guide = model.guide_views(streams)['guide']
+    assert torch.equal(model.adapt_streams(streams, dict(guide=guide)).mix[0].mask, plain.mask), 'all is padding'
 
 
 def test_weighted_labels_and_their_loss_equal_the_equations_and_have_their_gradient():

@@ -172,6 +172,27 @@ def test_the_queues_take_unlikely_classes_of_unreliable_pixels_and_the_centres_m
     assert min(counts) > 0
 
 
+@pytest.mark.parametrize('asked', ['unreliable', 'reliable', 'all'])
+def test_anchors_are_sure_and_likely_and_negatives_come_from_the_pixels_that_are_asked_for(asked, monkeypatch):
+    model, streams = model_and_streams(threshold=0.6, negatives_from=asked)
+    seen = dict(centers=[], queues=[])
+    for name, calls in seen.items():
+        monkeypatch.setattr(getattr(model, name), 'observe', lambda *args, calls=calls: calls.append(args[1:]))
+    views = {**model.guide_views(streams), **model.student_views(streams)}
+    label = views['guide'].logits.argmax(1)
+    generator = torch.Generator().manual_seed(0)
+    sure, reliable = (torch.rand(label.shape, generator=generator) > 0.4 for _ in range(2))
+    model.contrast_loss(streams, views, label, reliable, sure)
+    weak_prob, rank = model.class_order(views['guide'])
+    classes, anchors = seen['centers'][1]
+    expected = coarse(sure) & (weak_prob.gather(1, classes[:, None])[:, 0] > 0.6)
+    assert torch.equal(anchors, expected) and 0 < expected.sum() < coarse(sure).sum()
+    unlikely = (rank >= LOW) & (rank < HIGH)
+    valid = coarse(streams.valid)
+    pixels = {'unreliable': valid & ~coarse(reliable), 'reliable': coarse(reliable), 'all': valid}[asked]
+    assert torch.equal(seen['queues'][1][0], unlikely & pixels[:, None])
+
+
 @pytest.mark.parametrize(
     'switch',
     [
