@@ -35,7 +35,7 @@ class PatchEncoderDecoder(EncoderDecoder):
                 f'{patch_size!r} and {average!r}.'
             )
         self.patch_size = patch_size
-        self.averages_probabilities = average == 'probabilities' and self.test_cfg.mode == 'slide'
+        self.averages_probabilities = average == 'probabilities' and self.test_cfg['mode'] == 'slide'
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Class scores of ``inputs`` (B, 3, H, W) at their own size, (B, C, H, W)."""

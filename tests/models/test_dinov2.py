@@ -9,6 +9,7 @@ import mmsemi.models.backbones.dinov2  # noqa: F401
 from mmsemi.models import Branch
 from mmsemi.models.backbones.dinov2 import position_embedding
 from mmsemi.registry import MODELS
+from tests import tiny
 from tests.oracles import dinov2 as oracle
 from tests.project import ROOT
 
@@ -232,6 +233,18 @@ def test_windows_are_averaged_by_their_probabilities_where_the_released_evaluati
     both = (windows[0].softmax(1)[..., 28:] + windows[1].softmax(1)[..., :14]) / 2
     assert torch.allclose(scores['probabilities'].exp()[..., 28:42], both, atol=1e-5)
     assert torch.allclose(scores['logits'][..., 28:42], (windows[0][..., 28:] + windows[1][..., :14]) / 2, atol=1e-4)
+
+
+def test_with_patches_of_one_pixel_any_network_averages_windows_by_probabilities():
+    student = dict(tiny.segmentor(), type='PatchEncoderDecoder', patch_size=1)
+    windows = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
+    images, meta = torch.randn(1, 3, 48, 40), [dict(img_shape=(48, 40), ori_shape=(48, 40))]
+    torch.manual_seed(0)
+    network = MODELS.build(ConfigDict(student, test_cfg=dict(windows, average='probabilities'))).eval()
+    scores = network.inference(images, meta)
+    assert torch.allclose(scores.exp().sum(1), torch.ones(1, 48, 40), atol=1e-5)
+    whole = network.encode_decode(images[..., :32, :32], meta)
+    assert torch.allclose(scores[..., :16, :8].exp(), whole[..., :16, :8], atol=1e-6), 'one window alone'
 
 
 @pytest.mark.parametrize(

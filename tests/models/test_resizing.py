@@ -103,7 +103,10 @@ def bases() -> set[tuple[str, str]]:
     """The networks and the data sets that configs put together."""
     found = set()
     for path in project_files('configs/[!_]*/*.py'):
-        named = dict(re.findall(r'_base_/(models|datasets)/([\w.-]+)\.py', path.read_text()))
+        text = path.read_text()
+        for shared in re.findall(r'_base_/([\w-]+)\.py', text):
+            text += (ROOT / f'configs/_base_/{shared}.py').read_text()
+        named = dict(re.findall(r'/(models|datasets)/([\w.-]+)\.py', text))
         if len(named) == 2:
             # A deeper ResNet has the same strides.
             found.add((named['models'].replace('plus_r101', 'plus_r50'), named['datasets']))

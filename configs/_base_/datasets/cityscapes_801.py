@@ -1,4 +1,4 @@
-# As cityscapes.py, with the crop of 801 of all methods but MLLC and ESL.
+# As cityscapes.py, with the crop of 801 of UniMatch, DSSN, CorrMatch, AEL and U2PL.
 _base_ = './cityscapes.py'
 
 crop_size = (801, 801)
