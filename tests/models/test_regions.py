@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsemi.models.modules import regions
-from mmsemi.models.modules.regions import binary_shapes, pack_shapes, packed_shapes, region_propagation
+from mmsemi.models.modules.regions import binary_shapes, count_shapes, pack_shapes, packed_shapes, region_propagation
 from mmsemi.structures import PseudoLabel
 from tests.host_round_trips import no_host_round_trip
 from tests.oracles import corrmatch as oracle
@@ -79,6 +79,7 @@ def test_with_aligned_corners_a_row_of_a_crop_of_321_lies_on_its_pixels():
 def test_shapes_are_packed_eight_to_a_byte_the_first_in_the_highest_bit(count):
     shapes = torch.rand(2, count, 3, 5, generator=torch.Generator().manual_seed(0)) > 0.5
     packed = pack_shapes(shapes)
+    assert torch.equal(count_shapes(packed), shapes.sum(1).float())
     assert packed.dtype == torch.uint8 and packed.shape == (2, -(-count // 8), 3, 5)
     for i in range(8 * packed.shape[1]):
         bit = (packed[:, i // 8] >> (7 - i % 8)) & 1

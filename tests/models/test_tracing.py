@@ -43,7 +43,7 @@ from mmsemi.models.modules.graph_ops import (
 from mmsemi.models.modules.label_graph import LabelGraph
 from mmsemi.models.modules.nearest import nearest_neighbors, take_rows
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
-from mmsemi.models.modules.regions import binary_shapes, pack_shapes, packed_shapes, region_propagation
+from mmsemi.models.modules.regions import binary_shapes, count_shapes, pack_shapes, packed_shapes, region_propagation
 from mmsemi.models.plugins.mpmc import micro_f1, patch_targets
 from mmsemi.models.precision import full_precision, no_autocast, prediction_entropy, probabilities
 from mmsemi.models.pseudo_labels import (
@@ -137,6 +137,7 @@ CASES = [
     partial(binary_shapes, MAPS, (2 * H, 2 * W)),
     partial(pack_shapes, MAPS > 0.5),
     partial(packed_shapes, MAPS, VALID),
+    partial(count_shapes, pack_shapes(MAPS > 0.2)),
     partial(region_propagation, PSEUDO, pack_shapes(MAPS > 0.2), 0.3, C),
     partial(region_propagation, PSEUDO, pack_shapes(MAPS > 0.2), 0.3, C, True),
     partial(masked_average_pooling, FEATURES, MAPS.round()),

@@ -117,6 +117,12 @@ def test_two_images_of_one_name_in_two_folders_are_two_masks(run, tmp_path):
     assert found == ['a/one.png', 'b/one.png']
 
 
+def test_masks_are_written_beside_whatever_hooks_a_config_has():
+    cfg = Config(dict(custom_hooks=[dict(type='EmptyCacheHook')]))
+    evaluation.set_outputs(cfg, None, 'out')
+    assert cfg.custom_hooks == [dict(type='EmptyCacheHook'), dict(type='SaveMasksHook', out='out')]
+
+
 def test_augmentation_needs_its_pipeline(run, tmp_path):
     config = tmp_path / 'config.py'
     cfg = Config.fromfile(config)
