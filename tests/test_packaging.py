@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 import mmsemi
+from mmsemi.apis.config import resolve
 from mmsemi.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,14 +89,16 @@ def test_installed_package_finds_its_configs_by_scope(build, tmp_path, monkeypat
     assert Config.fromfile(child).model.threshold == 0.9
 
 
-def test_config_of_the_readme_for_own_images_builds(tmp_path):
-    (text,) = re.findall(r"```python\n(_base_ = \[\n    '\./_base_/.*?)```", README, re.DOTALL)
+def test_config_of_the_pages_for_own_images_builds(tmp_path):
+    page = (ROOT / 'docs/concepts.md').read_text(encoding='utf-8')
+    (text,) = re.findall(r"```python\n(_base_ = \[\n    'mmsemi::_base_/.*?)```", page, re.DOTALL)
     path = tmp_path / 'my_dataset.py'
-    path.write_text(text.replace("'./_base_", f"'{ROOT}/configs/_base_"))
+    path.write_text(text.replace("'mmsemi::_base_", f"'{ROOT}/configs/_base_"))
     cfg = Config.fromfile(path)
-    assert cfg.train_dataloader.dataset.dataset.metainfo.classes == cfg.test_dataloader.dataset.metainfo.classes
+    resolve(cfg)
     cfg.model.student.pretrained = None
     assert MODELS.build(cfg.model).num_classes == 3
+    assert cfg.train_dataloader.dataset.dataset.metainfo.classes == cfg.test_dataloader.dataset.metainfo.classes
 
 
 def test_readme_names_only_files_that_exist():
