@@ -149,7 +149,14 @@ def test_ctrl_c_ends_a_training_with_that_line_alone(drawn, tmp_path):
     command = [sys.executable, str(tiny_run.ROOT / 'tools/train.py'), str(tmp_path / 'config.py')]
     with (
         (tmp_path / 'errors').open('w') as errors_file,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors_file, text=True) as process,
+        # As from a terminal: what runs in the background of a shell ignores the signal, and so do its children.
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors_file,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process,
     ):
         for line in process.stdout:
             if 'Epoch(train)' in line:
