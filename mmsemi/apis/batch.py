@@ -17,7 +17,7 @@ from logging import WARNING, Logger
 from mmengine.config import Config
 from torch import distributed
 
-from mmsemi.apis.launch import UsageError
+from mmsemi.apis.errors import UsageError
 
 _WORLD_SIZES = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
 
