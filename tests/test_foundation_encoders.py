@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from PIL import Image
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmsemi.apis.launch import prepare_config
@@ -22,7 +23,6 @@ from mmsemi.registry import MODELS
 from mmsemi.structures import Mix, Streams
 from tests import tiny_run
 from tests.models.test_dinov2 import narrow
-from tests.models.test_sync_free import moved, put_on_imagined_gpu
 from tests.project import ROOT, project_files, without_weights
 from tests.test_training import Kill, saved, train
 from tests.tools.test_export import PLAIN_MMSEG, export
@@ -149,6 +149,24 @@ def crops(cfg: Config, num_strong: int) -> Streams:
     )
 
 
+def moved(streams: Streams, move) -> Streams:
+    """The batch with ``move`` applied to its tensors."""
+    tensors = {name: move(getattr(streams, name)) for name in ('labeled', 'labels', 'weak', 'valid', 'unlabeled_gt')}
+    mixes = tuple(Mix(move(mix.mask)) for mix in streams.mix)
+    return Streams(**tensors, strong=tuple(map(move, streams.strong)), mix=mixes)
+
+
+def imagined(model: nn.Module, imagine) -> None:
+    """Put tensors without values in the place of a model's."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(imagine(parameter), parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = imagine(buffer)
+
+
 @pytest.mark.parametrize('name', ON_VOC)
 def test_a_step_at_the_published_crop_runs_on_an_imagined_device_in_float32_and_bf16(name):
     cfg = config(name)
@@ -160,7 +178,7 @@ def test_a_step_at_the_published_crop_runs_on_an_imagined_device_in_float32_and_
         def imagine(x):
             return torch.empty(x.shape, dtype=x.dtype)
 
-        put_on_imagined_gpu(model, imagine)
+        imagined(model, imagine)
         for half in (False, True):
             with torch.autocast('cpu', torch.bfloat16, enabled=half):
                 losses = model.loss(moved(streams, imagine))

@@ -19,7 +19,7 @@ from mmsemi.apis.errors import PACKAGE, UsageError
 
 READ_ELSEWHERE = {
     'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'facts',
-    'find_unused_parameters', 'runner_type', 'test_pipeline', 'tf32', 'tta_model', 'tta_pipeline',
+    'find_unused_parameters', 'runner_type', 'test_pipeline', 'tf32', 'tta_model', 'tta_pipeline', 'with_cp',
 }  # fmt: skip
 """Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them."""
 CARRIED = {'data_root', 'crop_size'}

@@ -13,10 +13,10 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmsemi.apis import acceleration, launch
+from mmsemi.apis.training import parse_training
 from mmsemi.engine import optim_wrapper
 from tests import tiny, tiny_run
 from tests.models.test_sync_free import model_of
-from tools import train
 
 
 @pytest.fixture
@@ -91,9 +91,8 @@ def test_what_cannot_be_is_said_in_a_sentence(device, word, kind, message, machi
         (['c.py'], None),
     ],
 )
-def test_the_precision_may_be_left_out(words, amp, monkeypatch):
-    monkeypatch.setattr('sys.argv', ['train.py', *words])
-    args = train.parse_args()
+def test_the_precision_may_be_left_out(words, amp):
+    args = parse_training(words)
     assert (args.config, args.amp, args.compile) == ('c.py', amp, '--compile' in words)
 
 

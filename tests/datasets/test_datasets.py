@@ -166,6 +166,12 @@ def test_every_resize_of_a_config_has_antialiasing(path):
     assert 'antialias' not in str(cfg)
 
 
+def make_drives(root):
+    """Frames of the drives that are labeled, unlabeled and evaluated."""
+    labeled = ['0016E5_00390', '0016E5_00420', '0016E5_00450']
+    return make_camvid(root, {'train': [*labeled, '0001TP_006690', '0006R0_f00930'], 'val': ['0006R0_f02460']})
+
+
 MAKERS = {
     'voc_blender': make_voc,
     'voc_blender_321': make_voc,
@@ -184,6 +190,7 @@ MAKERS = {
     'ade20k': make_ade20k,
     'coco81': make_coco81,
     'camvid': make_camvid,
+    'camvid_drive': make_drives,
     'folder': make_folder,
     # A count draws slices, which may split a patient who has more than one.
     'acdc': lambda root: make_acdc(root, scans=1, slices=1),
@@ -203,6 +210,8 @@ def test_dataset_config_loads_images(tmp_path, name):
     assert train.batch_size == train.sampler.labeled + train.sampler.unlabeled
     assert config.test_dataloader == val and config.val_evaluator == config.test_evaluator
     train.dataset.dataset.data_root = val.dataset.data_root = str(root)
+    if isinstance(train.dataset.get('candidates'), dict):
+        train.dataset.candidates.data_root = str(root)
     for loader in (train, val):
         loader.update(num_workers=0, persistent_workers=False)
     train.batch_size, train.sampler.labeled, train.sampler.unlabeled, train.dataset.labeled = 3, 1, 2, 2

@@ -287,7 +287,9 @@ def _patched() -> Iterator[None]:
         'is_bf16_supported': True,
         'max_memory_allocated': 0,
     }
-    functions |= dict.fromkeys(('set_device', 'synchronize', 'empty_cache', 'reset_peak_memory_stats'))
+    functions['get_rng_state'] = torch.get_rng_state()
+    nothing = ('set_device', 'synchronize', 'empty_cache', 'reset_peak_memory_stats', 'set_rng_state')
+    functions |= dict.fromkeys(nothing)
     with contextlib.ExitStack() as stack:
 
         def put(target: Any, name: str, value: Any) -> None:

@@ -248,6 +248,7 @@ def real(path: str, work_dir: Path, batch: tuple[int, int] | None = None) -> Con
     labeled, unlabeled = batch or (sampler.labeled, sampler.get('unlabeled', 0))
     size = tuple(cfg.model.data_preprocessor.size)
     cfg.train_dataloader = dict(labeled=labeled, unlabeled=unlabeled, size=size)
+    cfg.default_hooks.pop('rehearsal')  # there are no images to rehearse with
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = cfg.visualizer.name = f'{path}-{work_dir}'.replace('/', '-')
     return cfg

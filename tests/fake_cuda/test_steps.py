@@ -43,7 +43,19 @@ def test_a_method_trains_on_a_gpu(method, mpmc, precision, drawn, tmp_path):
     assert mpmc or report.launches['optimizer'] <= OPTIMIZER, 'a fused step is few kernels'
 
 
-@pytest.mark.parametrize('path', LARGE)
+# Those of the largest methods and of each kind of network; with all others it takes a minute and a half.
+ALWAYS = {
+    'supervised/supervised_r101_cityscapes.py',
+    'corrmatch/corrmatch_r101_cityscapes.py',
+    'u2pl/u2pl_r101_cityscapes.py',
+    'mllc/mllc_r101_cityscapes.py',
+    'unimatch_v2/unimatch_v2_dinov2-s_dpt_voc.py',
+}
+
+
+@pytest.mark.parametrize(
+    'path', [path if path in ALWAYS else pytest.param(path, marks=pytest.mark.slow) for path in LARGE]
+)
 def test_a_config_at_its_own_size_stays_in_its_budget(path, tmp_path):
     """Two labeled and two unlabeled crops, as one of four processes takes."""
     precision, batch, forward, backward, gib = LARGE[path]
@@ -59,6 +71,7 @@ def test_a_config_at_its_own_size_stays_in_its_budget(path, tmp_path):
 def test_every_method_is_there():
     assert LAUNCHES.keys() - {'MPMC'} == METHOD_FILES.keys() == tiny.METHODS.keys()
     kinds = {path.split('/')[0] for path in LARGE}
+    assert LARGE.keys() >= ALWAYS
     assert {*METHOD_FILES.values()} - kinds == set()
     assert any('dinov2' in path for path in LARGE)
 

@@ -246,7 +246,8 @@ def benchmark_config(args: argparse.Namespace, crop: int | None, work_dir: str) 
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
         cfg[key] = None
     cfg.default_hooks.checkpoint = None
-    cfg.default_hooks.pop('visualization', None)
+    for hook in ('visualization', 'rehearsal'):  # there are no images to rehearse with
+        cfg.default_hooks.pop(hook, None)
     cfg.visualizer.vis_backends = []
     cfg.load_from, cfg.resume, cfg.log_level = None, False, 'ERROR'
     # mmengine knows logs and visualizers by name in the whole process.
