@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,6 +159,12 @@ def _stem(name: str, suffix: str) -> str:
     return name[: -len(suffix)] if name.endswith(suffix) else os.path.splitext(name)[0]
 
 
+def _real_in_its_folder() -> Callable[[str], str]:
+    """Paths with their folders' links followed, each folder once: a million files are not asked one by one."""
+    folder_of = functools.cache(os.path.realpath)
+    return lambda path: os.path.join(folder_of(os.path.dirname(path)), os.path.basename(path))
+
+
 def leaks(parts: dict[str, Sequence[str]], thorough: bool = False) -> list[str]:
     """Images of 'validation' that are trained on as well, by path and, where they are few, by content.
 
@@ -165,16 +172,18 @@ def leaks(parts: dict[str, Sequence[str]], thorough: bool = False) -> list[str]:
         parts (dict[str, Sequence[str]]): Paths of 'labeled', 'unlabeled' and 'validation'.
         thorough (bool): Whether contents are compared however many files there are. Defaults to False.
     """
-    judged = {os.path.realpath(path) for path in parts.get('validation', ())}
+    few = thorough or sum(map(len, parts.values())) <= _MOST_COMPARED
+    real = os.path.realpath if few else _real_in_its_folder()
+    judged = {real(path) for path in parts.get('validation', ())}
     found = []
     for part in ('labeled', 'unlabeled'):
-        both = [path for path in parts.get(part, ()) if os.path.realpath(path) in judged]
+        both = [path for path in parts.get(part, ()) if real(path) in judged]
         if both:
             found.append(
                 f'{len(both)} of {len(judged)} validation images are {part} images of training, too (first: '
                 f'{both[0]}): scores of images that were trained on say little; take them out of one part.'
             )
-    if found or not (thorough or sum(map(len, parts.values())) <= _MOST_COMPARED):
+    if found or not few:
         return found
     part_of = {os.path.abspath(path): part for part, paths in parts.items() for path in paths}
     twins = [pair for pair in duplicates(parts) if len({part_of[path] for path in pair}) > 1]
