@@ -196,3 +196,23 @@ def labeled_loader(classes: int = NUM_CLASSES) -> SimpleNamespace:
         collate_fn=pseudo_collate,
         worker_init_fn=None,
     )
+
+
+@torch.no_grad()
+def decide(model, streams: Streams, spread: float, passes: int = 30) -> None:
+    """Let the student predict several classes, sure and unsure: running statistics that fit, scores spread around 0."""
+    student = model.student.train()
+    for _ in range(passes):
+        out = student(torch.cat([streams.weak, streams.labeled]))
+    student.eval()
+    classifier = student.segmentor.decode_head.conv_seg
+    classifier.weight *= spread / out.coarse_logits.std()
+    classifier.bias -= student(streams.weak).coarse_logits.mean((0, 2, 3))
+
+
+@torch.no_grad()
+def part_teacher(model, by: float, generator: torch.Generator) -> None:
+    """A teacher that is the student but for a little noise."""
+    model.teacher.load_state_dict(model.student.state_dict())
+    for parameter in model.teacher.parameters():
+        parameter.add_(by * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))

@@ -325,17 +325,10 @@ def prepared(batch: int = 2):
     mask = torch.zeros(batch, SIZE, SIZE, dtype=torch.bool)
     mask[0, 4:14, 4:12] = mask[1, 6:15, 1:7] = True
     streams = Streams(draw(batch), labels, draw(batch), (draw(batch),), valid, (Mix(mask),))
+    tiny.decide(model, streams, spread=3, passes=12)
+    model.eval()
+    tiny.part_teacher(model, 0.005, generator)
     with torch.no_grad():
-        model.student.train()
-        for _ in range(12):
-            out = model.student(torch.cat([streams.weak, streams.labeled]))
-        model.eval()
-        classifier = model.student.segmentor.decode_head.conv_seg
-        classifier.weight *= 3 / out.coarse_logits.std()
-        classifier.bias -= model.student(streams.weak).coarse_logits.mean((0, 2, 3))
-        model.teacher.load_state_dict(model.student.state_dict())
-        for parameter in model.teacher.parameters():
-            parameter.add_(0.005 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
         model.confidence.value.copy_(torch.tensor(CONFIDENCE))
     return model, streams
 

@@ -51,18 +51,9 @@ def model_and_streams(align: bool = False, level: int = 3, downsample: int = 1, 
     model = tiny.build('ESL', **{**arguments, **kwargs}).double().eval()
     streams = small_streams(side, partner)
     generator = torch.Generator().manual_seed(5)
+    tiny.decide(model, streams, spread=4)
+    tiny.part_teacher(model, 0.02, generator)
     with torch.no_grad():
-        # Predictions of several classes, sure and unsure: running statistics that fit, scores spread around 0.
-        model.student.train()
-        for _ in range(30):
-            out = model.student(torch.cat([streams.weak, streams.labeled]))
-        model.student.eval()
-        classifier = model.student.segmentor.decode_head.conv_seg
-        classifier.weight *= 4 / out.coarse_logits.std()
-        classifier.bias -= model.student(streams.weak).coarse_logits.mean((0, 2, 3))
-        model.teacher.load_state_dict(model.student.state_dict())
-        for parameter in model.teacher.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
         if model.contrast_weight:
             parts = model.part_prototypes
             features = model.teacher(streams.weak).features[level]

@@ -51,14 +51,8 @@ def model_and_streams(align_corners: bool = False, **kwargs):
         for name, parameter in model.named_parameters():
             if 'mlps' in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-        # Predictions of several classes: running statistics that fit, scores spread around 0.
-        model.student.train()
-        for _ in range(30):
-            out = model.student(torch.cat([streams.weak, streams.labeled]))
-        model.student.eval()
-        classifier = model.student.segmentor.decode_head.conv_seg
-        classifier.weight *= 4 / out.coarse_logits.std()
-        classifier.bias -= model.student(streams.weak).coarse_logits.mean((0, 2, 3))
+    tiny.decide(model, streams, spread=4)
+    with torch.no_grad():
         model.teacher.load_state_dict(model.student.state_dict())
         for parameter in model.teacher.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))

@@ -29,17 +29,9 @@ def model_and_streams(epoch: float = EPOCH, **kwargs):
     model, streams = tiny.build('U2PL', **{**arguments, **kwargs}).double().eval(), small_streams()
     streams.strong = (streams.weak,)
     generator = torch.Generator().manual_seed(5)
+    tiny.decide(model, streams, spread=2)
+    tiny.part_teacher(model, 0.02, generator)
     with torch.no_grad():
-        model.student.train()
-        for _ in range(30):
-            out = model.student(torch.cat([streams.weak, streams.labeled]))
-        model.student.eval()
-        classifier = model.student.segmentor.decode_head.conv_seg
-        classifier.weight *= 2 / out.coarse_logits.std()
-        classifier.bias -= model.student(streams.weak).coarse_logits.mean((0, 2, 3))
-        model.teacher.load_state_dict(model.student.state_dict())
-        for parameter in model.teacher.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
         model.epoch.fill_(epoch)
         model.progress.fill_(epoch / EPOCHS)
         if model.contrast_weight:

@@ -22,14 +22,8 @@ def model_and_streams(**kwargs):
     masks = torch.zeros(2, 2, SIZE, SIZE, dtype=torch.bool)
     masks[0, 0, 4:14, 4:12] = masks[1, 1, 2:9, 1:13] = True
     streams = Streams(draw(1), labels, draw(2), (draw(2), draw(2)), valid, tuple(Mix(mask) for mask in masks))
-    with torch.no_grad():
-        model.student.train()
-        for _ in range(30):
-            out = model.student(torch.cat([streams.weak, streams.labeled]))
-        model.eval()
-        classifier = model.student.segmentor.decode_head.conv_seg
-        classifier.weight *= 3 / out.coarse_logits.std()
-        classifier.bias -= model.student(streams.weak).coarse_logits.mean((0, 2, 3))
+    tiny.decide(model, streams, spread=3)
+    model.eval()
     model.perturb.train()
     return model, streams
 

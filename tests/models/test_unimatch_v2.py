@@ -24,14 +24,9 @@ def model_and_streams(**kwargs):
     masks[0, 0, 4:14, 4:12] = masks[-1, 1, 2:9, 1:13] = True
     mixes = tuple(Mix(mask) for mask in masks)
     streams = Streams(draw(1), labels, draw(3), tuple(draw(3) for _ in mixes), valid, mixes)
+    tiny.decide(model, streams, spread=3)
+    model.eval()
     with torch.no_grad():
-        model.student.train()
-        for _ in range(30):
-            out = model.student(torch.cat([streams.weak, streams.labeled]))
-        model.eval()
-        classifier = model.student.segmentor.decode_head.conv_seg
-        classifier.weight *= 3 / out.coarse_logits.std()
-        classifier.bias -= model.student(streams.weak).coarse_logits.mean((0, 2, 3))
         model.teacher.load_state_dict(model.student.state_dict())
         for parameter in model.student.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
