@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.runner import Runner
 from PIL import Image
 
 from mmsemi.apis.config import resolve
 from mmsemi.datasets import CamVidDataset, ImageFolder, PascalVOCAugDataset, RandomScale, SemiDataset
+from mmsemi.registry import TRANSFORMS
 from tests.data import make_acdc, make_ade20k, make_camvid, make_cityscapes, make_coco81, make_folder, make_voc
 from tests.project import project_files
 
@@ -196,6 +198,18 @@ MAKERS = {
     'acdc': lambda root: make_acdc(root, scans=1, slices=1),
     'acdc_unet': lambda root: make_acdc(root, scans=1, slices=1),
 }
+
+
+@pytest.mark.parametrize('path', [*CONFIGS.glob('camvid*.py')], ids=lambda path: path.stem)
+def test_scales_of_several_views_are_those_of_the_images_that_are_tested(path, tmp_path):
+    config = Config.fromfile(path)
+    root = make_drives(tmp_path)
+    steps = config.tta_pipeline[1].transforms[0]
+    loaded = Compose(list(config.test_dataloader.dataset.pipeline)[:2])(dict(img_path=f'{root}/train/0016E5_00390.png'))
+    assert loaded['img_shape'] == config.image_size[::-1]
+    for step, factor in zip(steps, (0.75, 1.0, 1.25), strict=True):
+        shape = TRANSFORMS.build(step)(dict(loaded))['img_shape']
+        assert shape == tuple(round(factor * side) for side in loaded['img_shape'])
 
 
 def test_every_dataset_config_is_tested():

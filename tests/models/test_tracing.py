@@ -43,7 +43,14 @@ from mmsemi.models.modules.graph_ops import (
 from mmsemi.models.modules.label_graph import LabelGraph
 from mmsemi.models.modules.nearest import nearest_neighbors, take_rows
 from mmsemi.models.modules.receptive_field import Extent, receptive_fields
-from mmsemi.models.modules.regions import binary_shapes, count_shapes, pack_shapes, packed_shapes, region_propagation
+from mmsemi.models.modules.regions import (
+    binary_shapes,
+    count_shapes,
+    pack_shapes,
+    packed_shapes,
+    region_propagation,
+    write_shape,
+)
 from mmsemi.models.plugins.mpmc import micro_f1, patch_targets
 from mmsemi.models.precision import full_precision, no_autocast, prediction_entropy, probabilities
 from mmsemi.models.pseudo_labels import (
@@ -134,6 +141,7 @@ CASES = [
     partial(sampled_rows, CORRELATION, torch.tensor([0, 5, 7])),
     partial(sample_positions, 4, H * W, 'random', 'cpu'),
     partial(sample_positions, 4, H * W, 'uniform', 'cpu'),
+    partial(write_shape, LABEL.flatten(1), VALID.flatten(1), VALID.flatten(1), 0.5, C),
     partial(binary_shapes, MAPS, (2 * H, 2 * W)),
     partial(pack_shapes, MAPS > 0.5),
     partial(packed_shapes, MAPS, VALID),

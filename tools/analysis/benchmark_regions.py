@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmsemi.models.modules.regions import binary_shapes, packed_shapes, region_propagation
+from mmsemi.models.modules.regions import binary_shapes, packed_shapes, region_propagation, write_shape
 from mmsemi.structures import PseudoLabel
 
 MIB = 2**20
@@ -66,13 +66,8 @@ def one_by_one(
     written = torch.zeros_like(confident)
     for row in rows.split(1, 1):
         shape = (binary_shapes(row, tuple(allowed.shape[1:]), align_corners)[:, 0] & allowed).flatten(1)
-        inside = (shape & confident).float()
-        votes = inside.new_zeros(len(label), num_classes).scatter_add_(1, label, inside)
-        best, leader = votes.max(1)
-        overlap = inside.sum(1)
-        acts = (overlap / shape.sum(1) >= threshold) & (best / overlap > threshold)
-        label = torch.where(shape & acts[:, None], leader[:, None], label)
-        written = written | (shape & acts[:, None])
+        label, wrote = write_shape(label, shape, shape & confident, threshold, num_classes)
+        written = written | wrote
     maps = label.view_as(pseudo.label), torch.where(written.view_as(allowed), 1, pseudo.weight)
     return PseudoLabel(*maps)
 

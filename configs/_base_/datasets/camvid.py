@@ -48,17 +48,14 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
+# Of what the test pipeline gives: a config of another image_size has its scales.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',
         transforms=[
             [
-                dict(
-                    type='Resize',
-                    scale=(round(image_size[0] * factor), round(image_size[1] * factor)),
-                    backend='pillow',
-                )
+                dict(type='Resize', scale_factor=factor, keep_ratio=True, backend='pillow')
                 for factor in (0.75, 1.0, 1.25)
             ],
             [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)],

@@ -208,14 +208,30 @@ def _cascade(
     for i in range(kinds.shape[1]):
         for bit in _BITS:
             shape = (kinds[:, i] & bit) > 0
-            inside = (shape & (confident | written)).float()
-            votes = inside.new_zeros(len(label), num_classes).scatter_add_(1, label, inside)
-            best, leader = votes.max(1)
-            overlap = inside.sum(1)
-            acts = (overlap / shape.sum(1) >= threshold) & (best / overlap > threshold)
-            label = torch.where(shape & acts[:, None], leader[:, None], label)
-            written = written | (shape & acts[:, None])
+            label, wrote = write_shape(label, shape, shape & (confident | written), threshold, num_classes)
+            written = written | wrote
     return label, written
+
+
+def write_shape(
+    label: Tensor, shape: Tensor, confident: Tensor, threshold: Tensor | float, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Let one shape act, on the pixels (eq. 8 to 10): the new labels, and where it was written, (B, n).
+
+    Args:
+        label (Tensor): What earlier shapes made of the labels, long, (B, n).
+        shape (Tensor): Where it lies, bool, (B, n).
+        confident (Tensor): Its confident pixels, bool, (B, n).
+        threshold (Tensor | float): tau.
+        num_classes (int): Number of classes (C).
+    """
+    inside = confident.float()
+    votes = inside.new_zeros(len(label), num_classes).scatter_add_(1, label, inside)
+    best, leader = votes.max(1)
+    overlap = inside.sum(1)
+    acts = (overlap / shape.sum(1) >= threshold) & (best / overlap > threshold)
+    wrote = shape & acts[:, None]
+    return torch.where(wrote, leader[:, None], label), wrote
 
 
 def _at_once(maps: Tensor) -> int:
