@@ -12,9 +12,8 @@ import numpy as np
 
 from mmsemi.structures import IGNORE_INDEX
 
-from .files import walk
+from .files import find_images
 from .inspect import duplicates
-from .partition import IMAGE_SUFFIXES
 
 _MOST_COMPARED = 4000
 """Files up to which a training compares contents; `mmsemi check` compares all."""
@@ -129,30 +128,21 @@ def lost_files(dataset: Any) -> list[str]:
     image_suffix, mask_suffix = getattr(dataset, 'img_suffix', None), getattr(dataset, 'seg_map_suffix', None)
     if not (image_suffix and mask_suffix):
         return []
-    found = []
-    other = [path for path in _images(folder) if not path.endswith(image_suffix)]
+    found, images = [], find_images(folder)
+    other = [path for path in images if not path.endswith(image_suffix)]
     if other:
         found.append(
             f'{len(other)} images of {folder} do not end in {image_suffix} and are left out (first: '
             f'{os.path.basename(other[0])}); rename them, set img_suffix, or let `mmsemi init` pair them.'
         )
-    stems = {os.path.relpath(path, folder)[: -len(image_suffix)] for path in _images(folder) if path not in set(other)}
-    lost = [path for path in _images(masks) if _stem(os.path.relpath(path, masks), mask_suffix) not in stems]
+    stems = {os.path.relpath(path, folder)[: -len(image_suffix)] for path in images if path.endswith(image_suffix)}
+    lost = [path for path in find_images(masks) if _stem(os.path.relpath(path, masks), mask_suffix) not in stems]
     if lost and os.path.realpath(folder) != os.path.realpath(masks):
         found.append(
             f'{len(lost)} masks of {masks} belong to no image that is used (first: {os.path.basename(lost[0])}); '
             f'images end in {image_suffix} and masks in {mask_suffix} (img_suffix, seg_map_suffix).'
         )
     return found
-
-
-def _images(folder: str) -> list[str]:
-    return sorted(
-        os.path.join(parent, name)
-        for parent, names in walk(folder)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')
-    )
 
 
 def _stem(name: str, suffix: str) -> str:

@@ -66,15 +66,6 @@ def color_ids(colors: np.ndarray) -> np.ndarray:
     return parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2]
 
 
-def raw_labels(path: str) -> set[int]:
-    """Ids that a mask holds, as they are in the file; of a mask that holds colors, their numbers 0xRRGGBB.
-
-    Raises:
-        RuntimeError: If the file cannot be decoded.
-    """
-    return set(count_labels(path)[0])
-
-
 def count_labels(path: str) -> tuple[dict[int, int], bool]:
     """How many pixels each id of a mask has, and whether the ids stand for colors, 0xRRGGBB.
 
@@ -148,11 +139,6 @@ def count_classes(info: dict, num_classes: int) -> tuple[np.ndarray, set[int]]:
             )
         pixels[mapped] += number
     return pixels, set(counts)
-
-
-def check_labels(info: dict, num_classes: int) -> set[int]:
-    """Classes in the mask of one image; arguments and errors are those of :func:`count_classes`."""
-    return set(np.flatnonzero(count_classes(info, num_classes)[0][:-1]).tolist())
 
 
 def image_size(image: Image.Image) -> tuple[int, int]:

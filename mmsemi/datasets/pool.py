@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmsemi.registry import DATASETS
 
@@ -31,7 +33,6 @@ class Pool:
         ids (list[str]): Id of each image: its path under the image folder, without suffix.
         roots (list[str]): Folders that relative paths may refer to.
         metainfo (dict): Classes and palette.
-        lost (list[str]): Sentences on files that the suffixes of the data sets leave out.
 
     Raises:
         FileNotFoundError: If a data root, an annotation file or an image folder is missing.
@@ -43,7 +44,7 @@ class Pool:
         self.ids: list[str] = []
         self.roots: list[str] = []
         self.metainfo: dict = {}
-        self.lost: list[str] = []
+        self._datasets: list[Any] = []
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._position: dict[str, int] = {}
         for config in flatten(dataset):
@@ -53,6 +54,11 @@ class Pool:
                 f'The data set has no images under {", ".join(self.roots)}; check its ann_file, data_prefix and '
                 f'img_suffix. {" ".join(self.lost)}'.strip()
             )
+
+    @functools.cached_property
+    def lost(self) -> list[str]:
+        """Files that suffixes leave out, in sentences; folders are listed for it."""
+        return [sentence for dataset in self._datasets for sentence in lost_files(dataset)]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -72,7 +78,7 @@ class Pool:
             self.roots.append(root)
         suffix = getattr(dataset, 'img_suffix', '')
 
-        self.lost += lost_files(dataset)
+        self._datasets.append(dataset)
         found = []
         for i in range(len(dataset)):
             info = dataset.get_data_info(i)

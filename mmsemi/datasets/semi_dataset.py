@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -134,7 +136,7 @@ class SemiDataset(Dataset):
         self.full_init()
         return {
             LABELED: [info['img_path'] for info in self._labeled],
-            UNLABELED: self._unlabeled.column('img_path') or (),
+            UNLABELED: self._unlabeled.column('img_path'),
         }
 
     @property
@@ -160,7 +162,13 @@ class SemiDataset(Dataset):
         """Ids of the unlabeled images, as a list file would give them."""
         self.full_init()
         pool = Pool(self.dataset)
-        return [pool.name(path) for path in self._unlabeled.column('img_path') or ()]
+        return [pool.name(path) for path in self._unlabeled.column('img_path')]
+
+    @functools.cached_property
+    def partition(self) -> str:
+        """How many images are labeled and unlabeled, and a digest of which; found out once, since it lists folders."""
+        digest = sha256('\n'.join([*self.labeled_ids, '', *self.unlabeled_ids]).encode()).hexdigest()
+        return f'{self.num_labeled} labeled and {self.num_unlabeled} unlabeled images, {digest[:16]}'
 
     def __len__(self) -> int:
         return self.num_labeled + self.num_unlabeled

@@ -106,7 +106,7 @@ def class_names(metainfo: dict) -> Sequence[str]:
 def check_overlap(pool: Pool, labeled: list[dict], unlabeled: ImageTable) -> None:
     """Raise ValueError if an image, or a group of images by their ``info['group']``, is both labeled and unlabeled."""
     known = {os.path.abspath(info['img_path']) for info in labeled}
-    paths = unlabeled.column('img_path') or ()
+    paths = unlabeled.column('img_path')
     both = [path for path in paths if os.path.abspath(path) in known]
     if both:
         raise ValueError(
@@ -124,13 +124,13 @@ def check_overlap(pool: Pool, labeled: list[dict], unlabeled: ImageTable) -> Non
 
 def check_exist(infos: Sequence[dict], stream: str, masks: bool) -> None:
     """Raise FileNotFoundError if an image, or by choice a mask, is missing, and ValueError if an image has no mask."""
-    table = infos if isinstance(infos, ImageTable) else ImageTable.of(infos)
+    table = isinstance(infos, ImageTable)
     for key, kind in (('img_path', 'images'), ('seg_map_path', 'masks'))[: 1 + masks]:
-        if key == 'img_path' and table.listed:
+        if key == 'img_path' and table and infos.listed:
             continue
-        paths = table.column(key) or [None] * len(table)
+        paths = (infos.column(key) or [None] * len(infos)) if table else [info.get(key) for info in infos]
         if None in paths:
-            first = table[list(paths).index(None)]['img_path']
+            first = infos[list(paths).index(None)]['img_path']
             raise ValueError(f'{stream}: {first} has no mask; set data_prefix.seg_map_path of the data set.')
         missing = missing_files(paths)
         if missing:

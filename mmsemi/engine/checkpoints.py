@@ -349,11 +349,10 @@ def _install() -> None:
 
     mmengine itself falls back to executing what it cannot load safely.
     """
+    _refuse.__name__ = 'load_from_ceph'  # mmengine logs these names
     for name, loader in (('load_from_local', _read_local), ('load_from_http', _read_url)):
-        loader.__name__ = name  # mmengine logs it
+        loader.__name__ = name
         setattr(mmengine_checkpoint, name, loader)
-    for name in ('load_from_pavi', 'load_from_ceph'):
-        _refuse.__name__ = name
     if hasattr(mmengine_checkpoint, '_safe_torch_load'):
         mmengine_checkpoint._safe_torch_load = lambda file, map_location=None, weights_only=None: read(
             file, map_location
@@ -404,13 +403,9 @@ def place_of(path: str | Path) -> Place:
     Raises:
         CheckpointError: If it cannot be read, or no run can go on from it.
     """
-    content = read(path, mmap=_can_map(path))
+    content = read(path, mmap=zipfile.is_zipfile(path))
     check_resumable(content, path)
     return Place(str(path), int(content['meta']['iter']), Path(path).name.startswith('best_'))
-
-
-def _can_map(path: str | Path) -> bool:
-    return zipfile.is_zipfile(path)
 
 
 def check_resumable(checkpoint: dict, path: str | Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmseg.evaluation import IoUMetric
 
 from mmsemi.registry import METRICS
+
+from .iou_metric import IoUMetric
 
 
 @METRICS.register_module()
@@ -32,7 +33,7 @@ class ForegroundDice(IoUMetric):
         per_scan (bool): Average over scans. Defaults to True.
         scan (str): Regular expression that finds the scan in the name of a slice's file, without its suffix; its first
             group is the scan. Defaults to ``'(.+)_[0-9]+'``, which is all before the number of the slice.
-        **kwargs: Those of mmseg's ``IoUMetric``, without ``iou_metrics``.
+        **kwargs: Those of ``IoUMetric``, without ``iou_metrics``.
 
     Raises:
         ValueError: If ``scan`` is no regular expression with a group; in the evaluation, if a name does not match it.

@@ -22,8 +22,6 @@ class IoUMetric(metrics.IoUMetric):
 
     def process(self, data_batch: dict | None, data_samples: Sequence[dict]) -> None:
         """Take in the predictions of a batch."""
-        if self.format_only and self.output_dir is None:
-            return
         for sample in data_samples:
             if not self.format_only and 'gt_sem_seg' not in sample:
                 raise ValueError(
@@ -32,12 +30,6 @@ class IoUMetric(metrics.IoUMetric):
                     'masks (as `mmsemi predict` takes them).'
                 )
         super().process(data_batch, data_samples)
-
-    def compute_metrics(self, results: list) -> dict[str, float]:
-        """The scores, in percent."""
-        if self.format_only and self.output_dir is None:
-            return {}
-        return super().compute_metrics(results)
 
     def evaluate(self, size: int) -> dict[str, float]:
         """The scores over ``size`` images, reduced over ranks."""

@@ -13,9 +13,10 @@ from mmengine.evaluator import Evaluator
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop, autocast
 from torch.utils.data import DataLoader
 
+from mmsemi.datasets import check_evaluation_data
 from mmsemi.registry import LOOPS
 
-from .utils import segmentor_of
+from .utils import sampler_of, segmentor_of
 
 
 def choose_train_loop(cfg: Config) -> None:
@@ -40,7 +41,7 @@ class _Resumable:
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[int, dict]]:
         """Batches of an epoch from number ``start`` on, each with its number."""
-        sampler = getattr(self.dataloader.batch_sampler, 'sampler', self.dataloader.sampler)
+        sampler = sampler_of(self.dataloader)
         if hasattr(sampler, 'set_epoch'):
             sampler.set_epoch(epoch)
         if not start:
@@ -147,9 +148,6 @@ class _CheckedLoop:
         # What the masks show (this rank's share of them), and sentences on files that are left out.
         self.shown, self.lost = None, []
         if check_files and isinstance(dataloader, dict):
-            # Importing mmseg's data sets takes seconds and prints, which is too much for a tool's --help.
-            from mmsemi.datasets import check_evaluation_data
-
             self.shown, self.lost = check_evaluation_data(dataloader['dataset'], self.data_key)
         super().__init__(runner, dataloader, evaluator, fp16)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from fractions import Fraction
-from hashlib import sha256
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from .checkpoints import CheckpointError
+from .utils import sampler_of
 
 KEY = 'run'
 """Where a checkpoint's meta holds it."""
@@ -27,7 +27,7 @@ _INFINITE = 10**9
 def describe(runner: Runner) -> dict[str, Any]:
     """What an iteration means: the batch of all processes, the length of an epoch and of training, the partition."""
     loader = runner.train_dataloader
-    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    sampler = sampler_of(loader)
     return {
         'world_size': get_world_size(),
         'labeled': getattr(sampler, 'labeled', loader.batch_sampler.batch_size),
@@ -36,19 +36,12 @@ def describe(runner: Runner) -> dict[str, Any]:
         'max_epochs': None if _by_iter(runner) else runner.max_epochs,
         'max_iters': runner.max_iters,
         'sampler_seed': getattr(sampler, 'seed', None),
-        'partition': _partition(loader.dataset),
+        'partition': getattr(loader.dataset, 'partition', str(len(loader.dataset))),
     }
 
 
 def _by_iter(runner: Runner) -> bool:
     return isinstance(runner.train_loop, IterBasedTrainLoop)
-
-
-def _partition(dataset: Any) -> str:
-    if not hasattr(dataset, 'labeled_ids'):
-        return str(len(dataset))
-    digest = sha256('\n'.join([*dataset.labeled_ids, '', *dataset.unlabeled_ids]).encode())
-    return f'{dataset.num_labeled} labeled and {dataset.num_unlabeled} unlabeled images, {digest.hexdigest()[:16]}'
 
 
 def adapt(runner: Runner, checkpoint: dict) -> str | None:
@@ -75,7 +68,7 @@ def adapt(runner: Runner, checkpoint: dict) -> str | None:
             f'The checkpoint was trained on {then["partition"]}, and this run has {now["partition"]}; go on with the '
             'same lists and seed, or give it as load_from to start from its weights.'
         )
-    _sampler_of(runner).seed = then['sampler_seed']
+    sampler_of(runner.train_dataloader).seed = then['sampler_seed']
     if _batch(then) == _batch(now) and then['steps'] == now['steps']:
         return None
     meta = checkpoint['meta']
@@ -115,11 +108,6 @@ def adapt(runner: Runner, checkpoint: dict) -> str | None:
     )
     meta['iter'] = iteration
     return sentence
-
-
-def _sampler_of(runner: Runner) -> Any:
-    loader = runner.train_dataloader
-    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
 
 
 def _batch(run: dict) -> tuple[int, int]:

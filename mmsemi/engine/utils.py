@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader, Sampler
+
+
+def is_training(runner: Runner) -> bool:
+    """Whether the runner trains: its training loop was asked for, and is built."""
+    return isinstance(getattr(runner, '_train_loop', None), BaseLoop)
+
+
+def sampler_of(loader: DataLoader) -> Sampler:
+    """What draws the images of a loader's batches."""
+    return getattr(getattr(loader, 'batch_sampler', None), 'sampler', None) or loader.sampler
 
 
 def steps_now(runner: Runner) -> bool:

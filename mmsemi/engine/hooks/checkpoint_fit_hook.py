@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from torch import nn
 
-from mmsemi.engine.utils import segmentor_of
+from mmsemi.engine.utils import is_training, segmentor_of
 from mmsemi.registry import HOOKS
 
 
@@ -38,7 +38,7 @@ class CheckpointFitHook(Hook):
         state = {key.removeprefix('module.'): value for key, value in state.items()}
         model = segmentor_of(runner)
         own = model.state_dict()
-        starts = isinstance(getattr(runner, '_train_loop', None), BaseLoop) and not getattr(runner, '_resume', False)
+        starts = is_training(runner) and not getattr(runner, '_resume', False)
         if starts and not any(key.startswith(('backbone.', 'teacher.')) for key in state):
             state = _of_every_branch(model, own, state)
             if 'state_dict' in checkpoint:

@@ -22,7 +22,7 @@ from mmengine.dist import (
     is_main_process,
 )
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmsemi.engine import checkpoints, resume
@@ -30,7 +30,7 @@ from mmsemi.engine.agreement import Agreement
 from mmsemi.engine.checkpoints import CheckpointError
 from mmsemi.engine.run_lock import RunLock
 from mmsemi.engine.stopping import Stopped, StopSignals, shield_workers
-from mmsemi.engine.utils import segmentor_of
+from mmsemi.engine.utils import is_training, segmentor_of, steps_now
 from mmsemi.models.state import StepState
 from mmsemi.registry import HOOKS
 
@@ -87,7 +87,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def before_run(self, runner: Runner) -> None:
         """Take the folder, and choose the checkpoint to go on from."""
-        if not isinstance(runner._train_loop, BaseLoop):
+        if not is_training(runner):
             return
         folder = self._folder(runner)
         if is_main_process():
@@ -173,7 +173,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         """Prepare what was read: for going on here, or for its weights alone."""
         state = checkpoint.get('state_dict')
         ranks = checkpoint.pop('ranks', None) or []
-        if self._resumed and isinstance(runner._train_loop, BaseLoop):
+        if self._resumed and is_training(runner):
             checkpoints.check_resumable(checkpoint, runner._load_from)
             checkpoint['message_hub'] = checkpoints.restore_hub(checkpoint['message_hub'])
             then = checkpoint['meta'].get(resume.KEY) or {}
@@ -268,8 +268,8 @@ class CheckpointHook(MMEngineCheckpointHook):
             or (self.save_last and self.is_last_train_iter(runner))
         )
         self._wished = max(self._wished, wish)
-        if not _at_update(runner):
-            return
+        if not steps_now(runner):
+            return  # gradients wait to be added to others, which a checkpoint does not hold
         if self._owed:
             self._save_checkpoint(runner)
             self._owed = False
@@ -303,7 +303,6 @@ class CheckpointHook(MMEngineCheckpointHook):
         if is_distributed() and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             return
         if self._saved_at != runner.iter:
-            self._ranks = []
             self._write_interim(runner, runner.iter, gather=False)
         self._stop(runner, runner.iter)
 
@@ -318,7 +317,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Keep the best, and note that this place was validated."""
         super().after_val_epoch(runner, metrics)
-        if is_main_process() and isinstance(runner._train_loop, BaseLoop):
+        if is_main_process() and is_training(runner):
             done = json.dumps({'run': self._run_id, 'iter': runner.iter})
             checkpoints.write_bytes(done.encode(), Path(runner.work_dir) / VALIDATED)
 
@@ -452,7 +451,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         if not improved:
             return
         meta = {'epoch': runner.epoch, 'iter': runner.iter}
-        if self._saved_at == runner.iter and self.last_ckpt is not None and not self._interim:
+        if self._saved_at == runner.iter and not self._interim:
             # Once more, with the best score in it: the run that goes on from it must know.
             self._save_checkpoint_with_step(runner, step, meta)
         else:
@@ -463,9 +462,3 @@ class CheckpointHook(MMEngineCheckpointHook):
                 if old:
                     self._remove(old, keep=name)
                 runner.logger.info(f'The best checkpoint, with {score:.4f} {key}, is {name}.')
-
-
-def _at_update(runner: Runner) -> bool:
-    """Whether no gradients wait to be added to others, which a checkpoint does not hold."""
-    wrapper = runner.optim_wrapper
-    return getattr(wrapper, '_inner_count', 0) % getattr(wrapper, '_accumulative_counts', 1) == 0

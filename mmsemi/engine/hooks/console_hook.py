@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmsemi.engine.console import console_of
-from mmsemi.engine.utils import segmentor_of
+from mmsemi.engine.utils import passes_of, sampler_of, segmentor_of
 from mmsemi.registry import HOOKS
 
 _BAR = 20
@@ -114,9 +114,9 @@ def opening(runner: Runner) -> list[str]:
     if not by_iter:
         length = f'{runner.max_epochs} {"epoch" if runner.max_epochs == 1 else "epochs"} of {steps} steps'
     loader = runner.train_dataloader
-    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    sampler = sampler_of(loader)
     labeled, unlabeled = getattr(sampler, 'labeled', loader.batch_size), getattr(sampler, 'unlabeled', 0)
-    processes, passes = get_world_size(), getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    processes, passes = get_world_size(), passes_of(runner)
     factors = [f'{processes} processes' if processes > 1 else 'one process']
     factors += [f'{passes} passes'] if passes > 1 else []
     rate = runner.optim_wrapper.optimizer.defaults.get('lr')

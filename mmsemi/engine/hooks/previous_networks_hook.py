@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmsemi.engine import checkpoints
 from mmsemi.engine.utils import segmentor_of
 from mmsemi.registry import HOOKS
 
@@ -79,7 +79,4 @@ class PreviousNetworksHook(Hook):
             )
         self._scores[runner.epoch] = float(metrics[self.metric])
         if is_main_process():
-            path = Path(runner.work_dir) / _FILE
-            new = path.with_suffix('.new')
-            new.write_text(json.dumps(self._scores), encoding='utf-8')
-            os.replace(new, path)
+            checkpoints.write_bytes(json.dumps(self._scores).encode(), Path(runner.work_dir) / _FILE)

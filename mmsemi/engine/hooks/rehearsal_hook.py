@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 
 from mmsemi.engine.pretrained import check_pretrained
 from mmsemi.engine.rehearsal import rehearse
-from mmsemi.engine.utils import segmentor_of
+from mmsemi.engine.utils import is_training, segmentor_of
 from mmsemi.registry import HOOKS
 
 
@@ -24,7 +24,7 @@ class RehearsalHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Fetch pretrained weights, where a training starts from them."""
-        if isinstance(getattr(runner, '_train_loop', None), BaseLoop) and not runner._resume:
+        if is_training(runner) and not runner._resume:
             check_pretrained(segmentor_of(runner))
 
     def before_train(self, runner: Runner) -> None:

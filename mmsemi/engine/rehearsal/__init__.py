@@ -50,10 +50,10 @@ def rehearse(runner: Runner, thorough: bool = False, write: bool = True) -> list
     Raises:
         RehearsalError: On every rank, if any part fails; the message has a sentence for each.
     """
-    told = [shown_of_all_ranks(runner), [], []]
+    shown, told = shown_of_all_ranks(runner), [[], []]
     if is_main_process():
         for check in (
-            lambda: judge_data(runner, told[0], thorough),
+            lambda: judge_data(runner, shown, thorough),
             lambda: (check_classes(runner), []),
             lambda: check_batch(runner),
             lambda: (try_training_images(runner), []),
@@ -62,9 +62,9 @@ def rehearse(runner: Runner, thorough: bool = False, write: bool = True) -> list
             lambda: (check_work_dir(runner) if write else [], []),
         ):
             problems, warnings = check()
-            told[1] += problems
-            told[2] += warnings
+            told[0] += problems
+            told[1] += warnings
     broadcast_object_list(told)
-    if told[1]:
-        raise RehearsalError(list(dict.fromkeys(told[1])))
-    return told[2]
+    if told[0]:
+        raise RehearsalError(list(dict.fromkeys(told[0])))
+    return told[1]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from mmsemi.datasets.contents import Shown, leaks
 from mmsemi.datasets.semi_dataset import seeded
-from mmsemi.engine.utils import segmentor_of
+from mmsemi.engine.utils import sampler_of, segmentor_of
 
-from .parts import channel_problem, datasets_of, same_draws, sampler_of, words
+from .parts import channel_problem, datasets_of, same_draws, words
 
 
 def shown_of_all_ranks(runner: Runner) -> dict[str, Shown]:
@@ -48,7 +48,7 @@ def judge_data(runner: Runner, shown: dict[str, Shown], thorough: bool = False) 
 
 def check_batch(runner: Runner) -> tuple[list[str], list[str]]:
     """What a step takes of either stream: problems and warnings."""
-    sampler, model = sampler_of(runner), segmentor_of(runner)
+    sampler, model = sampler_of(runner.train_dataloader), segmentor_of(runner)
     if getattr(sampler, 'labeled', 1) == 0:
         return ['train_dataloader.sampler.labeled=0: nothing says what a class is; set it to 1 or more.'], []
     if getattr(sampler, 'unlabeled', 1) == 0 and type(model).__name__ != 'Supervised':
@@ -89,7 +89,7 @@ def _check_class_weights(model: nn.Module) -> list[str]:
 
 def try_training_images(runner: Runner) -> list[str]:
     """Load and transform one image of each stream, and make a batch of them as a step gets it."""
-    dataset, sampler = runner.train_dataloader.dataset, sampler_of(runner)
+    dataset, sampler = runner.train_dataloader.dataset, sampler_of(runner.train_dataloader)
     problems, samples = [], []
     for stream, index in (('labeled', 0), ('unlabeled', dataset.num_labeled)):
         if index >= len(dataset) or not getattr(sampler, stream, 1):

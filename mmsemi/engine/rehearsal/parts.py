@@ -13,12 +13,6 @@ import torch
 from mmengine.runner import Runner
 
 
-def sampler_of(runner: Runner) -> Any:
-    """What draws the images of a batch."""
-    loader = runner.train_dataloader
-    return getattr(getattr(loader, 'batch_sampler', None), 'sampler', None) or loader.sampler
-
-
 def datasets_of(runner: Runner) -> Iterator[tuple[str, Any]]:
     """The data sets of training and validation, each behind the key of its loader."""
     yield 'train_dataloader', runner.train_dataloader.dataset

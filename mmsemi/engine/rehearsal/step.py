@@ -12,15 +12,15 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmsemi.engine.utils import segmentor_of
+from mmsemi.engine.utils import sampler_of, segmentor_of
 from mmsemi.structures import Mix, Streams
 
-from .parts import alone, same_draws, sampler_of, words
+from .parts import alone, same_draws, words
 
 
 def try_step(runner: Runner) -> list[str]:
     """One step of the model at the crop and batch of training, on the meta device."""
-    model, sampler = segmentor_of(runner), sampler_of(runner)
+    model, sampler = segmentor_of(runner), sampler_of(runner.train_dataloader)
     labeled, unlabeled = getattr(sampler, 'labeled', 1), getattr(sampler, 'unlabeled', 1)
     if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
         # Statistics are those of all processes' images.

@@ -18,6 +18,7 @@ from mmengine.structures import PixelData
 from PIL import Image
 from torch import Tensor
 
+from mmsemi.datasets.masks import image_size
 from mmsemi.engine.utils import segmentor_of
 
 from .parts import alone, channel_problem, words
@@ -95,7 +96,7 @@ def _mixed_sizes(loader: Any, dataset: Any) -> list[str]:
     for index in range(len(dataset)):
         path = dataset.get_data_info(index)['img_path']
         with Image.open(path) as image:
-            size = image.size
+            size = image_size(image)
         first = first or (size, path)
         if size != first[0]:
             return [
