@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmsemi.datasets import SemiDataset
 from mmsemi.engine import CheckpointError, CheckpointHook, Stopped, checkpoints, choose_train_loop
 from mmsemi.engine.hooks.deferred_runtime_info_hook import LEAST_KEPT
 from mmsemi.engine.stopping import shield_workers
@@ -213,6 +214,22 @@ def test_accumulated_gradients_are_waited_for(cfg, tmp_path):
     with pytest.raises(Stopped):
         train(cfg, In('before_train_iter', terminate, 2), **options)
     assert (tmp_path / 'run' / checkpoints.LAST).read_text() == 'iter_4.pth\n'
+
+
+def test_a_training_that_ends_within_accumulated_passes_has_its_last_checkpoint(cfg, tmp_path):
+    # The optimizer steps at the last iteration, with what it has gathered.
+    options = {'train_cfg': dict(_delete_=True, type='ResumableIterLoop', max_iters=5, val_interval=99)}
+    options.update({'optim_wrapper.accumulative_counts': 4, 'default_hooks.checkpoint.by_epoch': False})
+    train(cfg, **options, **{'default_hooks.checkpoint.interval': 100})
+    assert 'iter_5.pth' in names(tmp_path / 'run')
+
+
+def test_the_images_of_a_run_are_listed_once_for_all_its_checkpoints(cfg, monkeypatch):
+    asked = []
+    listed = SemiDataset.unlabeled_ids.fget
+    monkeypatch.setattr(SemiDataset, 'unlabeled_ids', property(lambda self: asked.append(1) or listed(self)))
+    train(cfg, **{'default_hooks.checkpoint.every_minutes': 1e-6})
+    assert len(asked) == 1
 
 
 def test_a_message_hub_stays_small_and_plain(cfg, tmp_path):
