@@ -7,7 +7,7 @@ _base_ = [
 ]
 network = _base_.network
 network.decode_head.num_classes = 19
-network.test_cfg = dict(mode='slide', crop_size=(800, 800), stride=(534, 534))
+network.test_cfg = dict(mode='slide', crop_size=_base_.crop_size, stride=(534, 534))
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     student=network,

@@ -15,6 +15,8 @@ import torch
 from mmseg.models.segmentors import BaseSegmentor
 from torch import Tensor, nn
 
+from mmsemi.models.branch import image_channels
+
 from .launch import UsageError
 
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
@@ -84,7 +86,7 @@ def export_onnx(
     """
     need_packages()
     network = Scores(segmentor.cpu().eval()).eval()
-    channels = next(m.in_channels for m in segmentor.backbone.modules() if isinstance(m, nn.Conv2d))
+    channels = image_channels(segmentor)
     problem = ''
     for free in _FREE:
         other = [side + more for side, more in zip(size, _OTHER, strict=True)] if 'height' in free else size

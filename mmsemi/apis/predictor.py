@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.registry import DefaultScope
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmsemi.datasets.masks import is_decodable
+from mmsemi.models.branch import image_channels
 from mmsemi.registry import TRANSFORMS
 from mmsemi.structures import IGNORE_INDEX
 
@@ -75,8 +76,7 @@ class Predictor:
         with DefaultScope.overwrite_default_scope('mmsemi'):
             built = [TRANSFORMS.build(step) for step in steps]
         self._load, self._transform, self._pack = built[0], Compose(built[1:-1]), built[-1]
-        backbone = network.model.backbone
-        self.channels = next(m.in_channels for m in backbone.modules() if isinstance(m, nn.Conv2d))
+        self.channels = image_channels(network.model)
 
     def read(self, image: str | np.ndarray) -> dict:
         """An image, by its path or as BGR (H, W, 3) uint8, as the pipeline reads it: ``img``, (H, W[, C]),

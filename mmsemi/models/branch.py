@@ -176,16 +176,15 @@ class Branch(BaseModule):
                 f'model.heads.{name}.num_classes={config["num_classes"]}, but the decode head scores {classes} '
                 f'classes; leave model.heads.{name}.num_classes out.'
             )
-        facts = {}
-        for setting in settings.keys() - config.keys():
-            if setting == 'num_classes':
-                facts[setting] = classes
-            elif setting == 'in_channels':
-                in_index = config.get('in_index', settings['in_index'].default if 'in_index' in settings else -1)
-                planned = self.dry_run(torch.empty(1, self.in_channels, *self.size, device='meta'))
-                facts[setting] = planned.feature(source, in_index).shape[1]
-            elif setting == 'feature_channels' and 'embedding' in self.heads:
-                facts[setting] = self.heads['embedding'].out_channels
+        facts, missing = {}, settings.keys() - config.keys()
+        if 'num_classes' in missing:
+            facts['num_classes'] = classes
+        if 'in_channels' in missing:
+            in_index = config.get('in_index', settings['in_index'].default if 'in_index' in settings else -1)
+            planned = self.dry_run(torch.empty(1, self.in_channels, *self.size, device='meta'))
+            facts['in_channels'] = planned.feature(source, in_index).shape[1]
+        if 'feature_channels' in missing and 'embedding' in self.heads:
+            facts['feature_channels'] = self.heads['embedding'].out_channels
         return facts
 
     def _tap(self, source: str, reader: str) -> None:
@@ -221,8 +220,8 @@ class Branch(BaseModule):
 
     @property
     def in_channels(self) -> int:
-        """Channels of the images: those that the backbone's first convolution reads."""
-        return next(m.in_channels for m in self.segmentor.backbone.modules() if isinstance(m, nn.Conv2d))
+        """Channels of the images."""
+        return image_channels(self.segmentor)
 
     def forward(self, *views: Tensor, perturb: Perturbation | None = None) -> BranchOutput:
         """Score images in one pass.
@@ -345,6 +344,11 @@ class Branch(BaseModule):
             if hasattr(head, 'source'):
                 out.heads[name] = head(out)
         return out
+
+
+def image_channels(segmentor: nn.Module) -> int:
+    """Channels of the images that a segmentor reads: those of its backbone's first convolution."""
+    return next(m.in_channels for m in segmentor.backbone.modules() if isinstance(m, nn.Conv2d))
 
 
 def share_classes(segmentor: dict) -> None:

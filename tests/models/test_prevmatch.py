@@ -76,10 +76,10 @@ def test_one_to_k_networks_are_mixed_by_weights_that_follow_a_flat_dirichlet_law
     model = model_with(3, teachers=2)
     seen, streams = [], tiny.streams_for(model)
     place = {id(network): i for i, network in enumerate(model.previous)}
-    model._logits = lambda network, images: torch.eye(3)[place[id(network)]]
+    model.coarse_scores = lambda networks, images: [torch.eye(3)[place[id(x)]].view(1, 3, 1, 1) for x in networks]
 
     def labels(scores, threshold, valid):
-        seen.append(scores)
+        seen.append(scores[0, :, 0, 0])
         return scores
 
     with pytest.MonkeyPatch.context() as patch:
@@ -119,6 +119,20 @@ def test_the_oldest_network_goes_and_all_are_in_the_checkpoint():
 def test_earlier_networks_share_a_frozen_encoder():
     model = tiny.build('PrevMatch', freeze_encoder=True)
     assert all(network.backbone is model.student.segmentor.backbone for network in model.previous)
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_each_network_scores_the_weak_view_and_a_frozen_encoder_sees_it_once(frozen):
+    model = model_with(3, freeze_encoder=frozen)
+    networks, images, seen = list(model.previous), tiny.streams_for(model).weak, []
+    with torch.no_grad():
+        expected = [network.decode_head(tuple(network.extract_feat(images))) for network in networks]
+        for backbone in {network.backbone for network in networks}:
+            backbone.register_forward_hook(lambda *args: seen.append(1))
+        scores = model.coarse_scores(networks, images)
+    assert len(seen) == (1 if frozen else 3)
+    assert all(torch.equal(a, b) for a, b in zip(scores, expected, strict=True))
+    assert not torch.allclose(scores[0], scores[1])
 
 
 def config(drawn, work_dir, **hook):

@@ -11,7 +11,7 @@ from torch import nn
 
 import mmsemi.models
 from mmsemi import structures
-from mmsemi.models.branch import BranchOutput, of_logits, share_classes
+from mmsemi.models.branch import BranchOutput, image_channels, of_logits, share_classes
 from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.models.device import send
 from mmsemi.models.frozen_encoder import encoded_once, is_frozen
@@ -192,6 +192,7 @@ NO_COMPUTATION = {
     receptive_fields,
     recompute_blocks,
     send,
+    image_channels,
     share_classes,
     with_align_corners,
     within,

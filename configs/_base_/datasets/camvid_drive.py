@@ -20,29 +20,13 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 
-pool = dict(
-    type='CamVidDataset',
-    data_root=_base_.data_root,
-    folders=('train', 'val'),
-    sequences=('0001TP', '0016E5', '0006R0'),
-    frames={'0006R0': (0, 2130)},
-)
-labeled_from = dict(
-    type='CamVidDataset',
-    data_root=_base_.data_root,
-    folders=('train', 'val'),
-    sequences=('0016E5',),
-    frames={'0016E5': (0, 2190)},
-)
+labeled_from = dict(_base_.train_dataloader.dataset.dataset, sequences=('0016E5',), frames={'0016E5': (0, 2190)})
 train_dataloader = dict(
     dataset=dict(
-        dataset=dict(_delete_=True, **pool),
+        dataset=dict(sequences=('0001TP', '0016E5', '0006R0'), frames={'0006R0': (0, 2130)}),
         candidates=labeled_from,
-        labeled=23,
         pipeline=train_pipeline,
     ),
 )
-val_dataloader = dict(
-    dataset=dict(sequences=('0006R0',), frames={'0006R0': (2460, 3930)}, pipeline=test_pipeline),
-)
+val_dataloader = dict(dataset=dict(frames={'0006R0': (2460, 3930)}, pipeline=test_pipeline))
 test_dataloader = val_dataloader

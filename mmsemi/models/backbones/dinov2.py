@@ -80,7 +80,10 @@ class DINOv2(VisionTransformer):
         out_indices (Sequence[int]): Layers whose outputs are the levels. Defaults to (2, 5, 8, 11).
         layer_scale_init_value (float): Layer scale of a network that is not pretrained. Defaults to 1.
         pretrained (str, optional): File or address of the weights to start from.
-        **kwargs: Those of mmpretrain's ``VisionTransformer``; ``frozen_stages``, the number of layers, freezes all.
+        **kwargs: Those of mmpretrain's ``VisionTransformer`` that say how layers are built and learn (``drop_rate``,
+            ``drop_path_rate``, ``qkv_bias``, ``norm_cfg``, ``patch_cfg``, ``layer_cfgs``, ``frozen_stages``,
+            ``init_cfg``; as many ``frozen_stages`` as layers freeze all). What it makes of the class token and of
+            positions is fixed here.
 
     Raises:
         ValueError: In the forward pass, if an image is not made of whole patches.

@@ -166,8 +166,9 @@ class DSSN(FixMatch):
 
     def view_labels(self, guide: BranchOutput, mix: Mix) -> PseudoLabel:
         """Labels of a mixed view, and the mask of eq. 22 with the maxima of what this view shows."""
-        whole = confident_labels(guide.logits, 0.0)
-        kept = class_aware_labels(mix.images(guide.logits), self.class_ratio, self.threshold).weight
+        logits = guide.logits
+        whole = confident_labels(logits, 0.0)
+        kept = class_aware_labels(mix.images(logits), self.class_ratio, self.threshold).weight
         return mix.labels(self.reweight(whole, guide)).reweight(kept)
 
     def low_level_loss(self, pseudo: PseudoLabel, streams: Streams, views: dict[str, BranchOutput]) -> Tensor:

@@ -62,7 +62,6 @@ class ESL(SemiSegmentor):
     """
 
     has_teacher = True
-    guide_features = True
 
     def __init__(
         self,
@@ -105,7 +104,7 @@ class ESL(SemiSegmentor):
         self.top_n = top_n
         self.soft_weight = soft_weight
         self.contrast_weight = contrast_weight
-        self.labeled_guide = contrast_weight > 0
+        self.labeled_guide = self.guide_features = contrast_weight > 0
         self.threshold = threshold
         self.prototype_samples = prototype_samples
         self.negatives = negatives

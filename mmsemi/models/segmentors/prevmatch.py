@@ -10,8 +10,7 @@ import random
 import torch
 from torch import Tensor, nn
 
-from mmsemi.models.branch import Branch, BranchOutput, of_logits
-from mmsemi.models.losses.pixel import pixel_cross_entropy
+from mmsemi.models.branch import Branch, BranchOutput
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
 from mmsemi.structures import PseudoLabel, Streams
@@ -119,14 +118,7 @@ class PrevMatch(UniMatch):
         if not self.num_kept:
             return losses
         pseudo = self.reweight(self.previous_labels(streams), views['guide'])
-        terms = [
-            self.strong_weight
-            * of_logits(pixel_cross_entropy, views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
-            for i, mix in enumerate(streams.mix)
-        ]
-        if self.feature_weight:
-            perturbed = of_logits(pixel_cross_entropy, views['perturbed_0'], pseudo, streams.valid)
-            terms.append(self.feature_weight * perturbed)
+        terms = self.view_losses(pseudo, streams, views).values()
         told = {f'{name}_previous': value for name, value in self.describe(pseudo, streams).items()}
         return {**losses, 'loss_previous': self.share() * sum(terms), **told}
 
@@ -139,9 +131,16 @@ class PrevMatch(UniMatch):
         # Exponential numbers divided by their sum follow the flat Dirichlet law.
         weights = -torch.rand(len(chosen), device=streams.weak.device).clamp(min=1e-12).log()
         weights = weights / weights.sum()
-        scores = sum(w * self._logits(self.previous[i], streams.weak) for w, i in zip(weights, chosen, strict=True))
+        coarse = self.coarse_scores([self.previous[i] for i in chosen], streams.weak)
+        # Resizing is linear: the mean is resized, and not each network's scores.
+        mean = sum(weight * scores for weight, scores in zip(weights, coarse, strict=True))
+        size = tuple(streams.weak.shape[2:])
+        scores = BranchOutput((), mean, size, self.student.segmentor.align_corners).logits
         return confident_labels(scores, self.previous_threshold, streams.valid)
 
-    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        coarse = network.decode_head(tuple(network.extract_feat(images)))
-        return BranchOutput((), coarse, tuple(images.shape[2:]), network.align_corners).logits
+    def coarse_scores(self, networks: list[nn.Module], images: Tensor) -> list[Tensor]:
+        """Scores of each network, (B, C, h, w); a frozen encoder, which is one for all, sees the images once."""
+        if self.encoder_frozen:
+            features = tuple(networks[0].extract_feat(images))
+            return [network.decode_head(features) for network in networks]
+        return [network.decode_head(tuple(network.extract_feat(images))) for network in networks]

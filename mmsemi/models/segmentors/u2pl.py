@@ -147,7 +147,8 @@ class U2PL(SemiSegmentor):
     def unsupervised_loss(self, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
         """Cross-entropy to the reliable pseudo-labels, and the contrast."""
         guide = views['guide']
-        label, entropy = guide.logits.argmax(1), prediction_entropy(guide.logits)
+        logits = guide.logits
+        label, entropy = logits.argmax(1), prediction_entropy(logits)
         reliable, sure, limit = self.partition(entropy, streams.valid)
         pseudo = self.reweight(PseudoLabel(label, reliable.to(entropy.dtype)), guide)
         mix = streams.mix[0]
@@ -245,9 +246,10 @@ class U2PL(SemiSegmentor):
         """Contrast anchors drawn of each class with its centre and its queue: the mean over classes that have some.
 
         Args:
-            features (tuple[Tensor, Tensor]): The student's representation of both streams, each (B, D, h, w).
-            classes (Tensor): Class of each pixel of both, (2 B, h, w).
-            qualified (Tensor): Which pixels may be anchors, (B, h, w).
+            features (tuple[Tensor, Tensor]): The student's representation of both streams, (Bl, D, h, w) and
+                (Bu, D, h, w).
+            classes (Tensor): Class of each pixel of both, (Bl + Bu, h, w).
+            qualified (Tensor): Which pixels may be anchors, (Bl + Bu, h, w).
         """
         index, drawn = draw_per_class(classes, qualified, self.num_classes, 1.0, self.queries)
         pixels = classes[0].numel()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmsemi.models.branch import BranchOutput
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
-from mmsemi.structures import Streams
+from mmsemi.structures import PseudoLabel, Streams
 
 from .fixmatch import FixMatch
 from .semi_segmentor import check_settings
@@ -68,6 +68,10 @@ class UniMatch(FixMatch):
         """The loss of the strong views and of the perturbed features to the labels of the weak view."""
         pseudo = confident_labels(views['guide'].logits, self.threshold, streams.valid)
         pseudo = self.reweight(pseudo, views['guide'])
+        return {**self.view_losses(pseudo, streams, views), **self.describe(pseudo, streams)}
+
+    def view_losses(self, pseudo: PseudoLabel, streams: Streams, views: dict[str, BranchOutput]) -> dict[str, Tensor]:
+        """What the strong views and the perturbed features lose to labels of the weak view."""
         losses = {
             f'loss_strong_{i}': self.strong_weight
             * self.pixel_loss(views[f'strong_{i}'], mix.labels(pseudo), mix.maps(streams.valid))
@@ -75,4 +79,4 @@ class UniMatch(FixMatch):
         }
         if self.feature_weight:
             losses['loss_feature'] = self.feature_weight * self.pixel_loss(views['perturbed_0'], pseudo, streams.valid)
-        return {**losses, **self.describe(pseudo, streams)}
+        return losses
