@@ -24,10 +24,12 @@ from matplotlib.patches import Patch
 from mmengine.config import Config
 from PIL import Image
 
+from mmsemi.apis.children import available_cores
 from mmsemi.apis.launch import UsageError, find_config, quiet, run
-from mmsemi.apis.runs import Run, available_cores, find_tool, last_line, start_tool, train_all
+from mmsemi.apis.runs import Run, find_tool, last_line, start_tool, train_all
 from mmsemi.engine import checkpoints
 from mmsemi.registry import DATASETS
+from mmsemi.visualization.paint import colored
 
 METHODS = {
     'mllc': 'MLLC',
@@ -113,9 +115,7 @@ def draw_picture(root: Path, predictions: dict[str, Path], out: Path, count: int
         labels = [truth, *(np.array(Image.open(folder / f'{name}.png')) for folder in predictions.values())]
         row[0].imshow(Image.open(root / 'JPEGImages' / f'{name}.jpg'))
         for axis, label in zip(row[1:], labels, strict=True):
-            colored = np.full((*label.shape, 3), 255, dtype=np.uint8)
-            colored[label < len(palette)] = palette[label[label < len(palette)]]
-            axis.imshow(colored)
+            axis.imshow(colored(label, meta['palette']))
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
     for axis in axes.flat:

@@ -136,7 +136,7 @@ def scale_rate(cfg: Config, asked: bool) -> None:
     """Let mmengine scale the learning rate, where ``asked``, or where the config does, by what a step takes.
 
     Args:
-        cfg (Config): Changed in place. mmengine knows nothing of accumulated passes: they are counted here.
+        cfg (Config): Changed in place.
         asked (bool): Whether the command line asks for it.
 
     Raises:
@@ -150,10 +150,7 @@ def scale_rate(cfg: Config, asked: bool) -> None:
             '--auto-scale-lr needs auto_scale_lr.base_batch_size, the images in all that the learning rate is meant '
             'for; the config does not have it.'
         )
-    passes = Batch.of(cfg, 1).passes
     settings['enable'] = True
-    if passes > 1:
-        settings['base_batch_size'] /= passes
 
 
 def tell_batch(cfg: Config, processes: int, logger: Logger) -> None:
@@ -165,7 +162,6 @@ def tell_batch(cfg: Config, processes: int, logger: Logger) -> None:
         logger.info(f'A step takes {batch}.')
         return
     scaled = settings.get('enable')
-    base = base * batch.passes if scaled else base
     if batch.total == base:
         logger.info(f'A step takes {batch}, for which the learning rate of {rate:g} is meant.')
         return

@@ -45,6 +45,8 @@ def browse(cfg: Config, checkpoint: str | None = None, out: str = 'browse.png', 
     path = path if path.suffix.lower() == '.png' else path / 'browse.png'
     with quiet():
         register_all_modules(init_default_scope=False)
+        from .images import fit_images
+    fit_images(cfg)
     with DefaultScope.overwrite_default_scope('mmsemi'):
         model = _model(cfg, checkpoint)
         loader = _loader(cfg, seed)

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
@@ -39,14 +38,15 @@ def run_check(args: argparse.Namespace) -> list[str]:
         cfg.work_dir = folder  # what the runner writes is nobody's
         cfg.log_level = 'ERROR'
         try:
-            runner = _prepared(cfg)
+            runner = build_runner(cfg)
             print(_describe(runner))
             warnings = rehearse(runner, thorough=True, write=False)
         finally:
             _close_logs()
     for warning in warnings:
         print(f'warning: {warning}')
-    print(f'{args.config} can be trained: mmsemi train {args.config}')
+    flag = ' --baseline' if args.baseline else ''
+    print(f'{args.config} can be trained: mmsemi train {args.config}{flag}')
     return warnings
 
 
@@ -71,15 +71,6 @@ def check(config: str, options: dict | None = None, baseline: bool = False) -> l
     args = parser.parse_args([config])
     vars(args).update(cfg_options=options, baseline=baseline)
     return run_check(args)
-
-
-def _prepared(cfg: Config) -> Runner:
-    """A runner whose data and loops are built, and whose weights are not."""
-    runner = build_runner(cfg)
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
-    if runner._val_loop is not None:
-        runner._val_loop = runner.build_val_loop(runner._val_loop)
-    return runner
 
 
 def _close_logs() -> None:

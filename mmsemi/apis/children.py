@@ -14,6 +14,11 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == 'linux' else None
 
 
+def available_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def start(command: Sequence[str], **kwargs: Any) -> subprocess.Popen:
     """Start a process that gets SIGTERM when this one is gone, killed or not.
 

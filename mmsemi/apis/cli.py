@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from .comparing import compare as compare_configs, compare_parser
 from .launch import add_arguments, build_runner, load_config, quiet, run
@@ -142,7 +141,7 @@ def export(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     with quiet():
         from .export import export as export_network
-    export_network(args.checkpoint, Path(args.out.removesuffix('.pth')), args.branch, args.onnx, args.size)
+    export_network(args.checkpoint, args.out, args.branch, args.onnx, args.size)
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .children import available_cores
 from .launch import BASELINE_SUFFIX, UsageError, find_config
-from .runs import METRICS, Run, available_cores, train_all
+from .runs import METRICS, Run, train_all
 
 BRANCHES = ('student', 'teacher')
 ALL_LABELS_SUFFIX = '_all_labels'
@@ -24,7 +25,7 @@ def compare_parser(prog: str | None = None) -> argparse.ArgumentParser:
         '--baseline', action='store_true', help="compare with the first config's supervised baseline, trained too"
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every training')
-    parser.add_argument('--jobs', type=int, default=min(2, available_cores()), help='trainings at the same time')
+    parser.add_argument('--jobs', type=int, help='trainings at the same time; default: 2, or 1 on one core')
     parser.add_argument(
         '--all-labels', action='store_true', help='train the first config with all labels too: what share of that gap?'
     )

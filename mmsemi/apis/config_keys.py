@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmsemi.apis.config import carry, references
-from mmsemi.apis.errors import PACKAGE, UsageError
+from mmsemi.apis.errors import ROOTS, UsageError
 
 READ_ELSEWHERE = {
     'activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'facts',
@@ -24,7 +24,6 @@ READ_ELSEWHERE = {
 """Keys of a config that are no arguments of the runner: mmengine, the tools and ``export`` read them."""
 CARRIED = {'data_root', 'crop_size'}
 """Keys of bases that take effect wherever they are set (:func:`carry_on`)."""
-_ROOTS = (PACKAGE / '.mim', PACKAGE.parent)
 _INSTEAD = {
     'network': 'model.student',
     'norm_cfg': 'norm_cfg of the parts of model.student',
@@ -217,13 +216,13 @@ def _base_paths(file: Path, tree: ast.Module) -> list[Path]:
             found.append(file.parent / base)
         elif base.startswith('mmsemi::'):
             name = base.removeprefix('mmsemi::')
-            found += [root / 'configs' / name for root in _ROOTS if (root / 'configs' / name).is_file()][:1]
+            found += [root / 'configs' / name for root in ROOTS if (root / 'configs' / name).is_file()][:1]
     return found
 
 
 def _is_base(path: Path) -> bool:
     path = Path(path).resolve()
-    return any(path.is_relative_to((root / 'configs' / '_base_').resolve()) for root in _ROOTS)
+    return any(path.is_relative_to((root / 'configs' / '_base_').resolve()) for root in ROOTS)
 
 
 def _sources(path: str) -> Iterator[tuple[Path, str]]:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 from mmengine.logging import MMLogger
 
 PACKAGE = Path(__file__).resolve().parents[1]
+ROOTS = (PACKAGE / '.mim', PACKAGE.parent)
+"""Folders that may hold ``configs`` and ``tools``: ``mmsemi/.mim`` of an installed package, a checkout's root."""
 ERROR_FILE = 'MMSEMI_ERROR_FILE'
 """Environment variable: the file in which ``tools/dist_run.py`` wants the sentence that ended a rank."""
 RESUME_ME = 75

@@ -21,7 +21,7 @@ def set_outputs(cfg: Config, show_dir: str | None, out: str | None) -> None:
         cfg.default_hooks.visualization.update(draw=True, interval=1)
         cfg.visualizer.save_dir = show_dir
     if out:
-        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='SaveMasksHook', out=out)]
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='SaveMasksHook', out=out)]
 
 
 def set_tta(cfg: Config) -> None:

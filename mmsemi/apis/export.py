@@ -31,7 +31,7 @@ from .launch import UsageError, quiet
 
 PREPROCESSOR_KEYS = ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr', 'pad_val', 'seg_pad_val', 'size_divisor', 'test_cfg')
 # The first statement, `_base_`, tells mmengine that this is a config of the classic kind: others may not define code.
-HEADER = """# Written by mmsemi's tools/model_converters/export_segmentor.py from {source}, branch {branch}.
+HEADER = """# Written by `mmsemi export` from {source}, branch {branch}.
 _base_ = []
 """
 REGISTER = '''
@@ -206,7 +206,7 @@ def literal(source: str) -> str:
 
 def export(
     checkpoint_path: str,
-    out: Path,
+    out: str | Path,
     branch: str | None = None,
     onnx: bool = False,
     size: Sequence[int] | None = None,
@@ -215,7 +215,7 @@ def export(
 
     Args:
         checkpoint_path (str): Checkpoint of mmsemi.
-        out (Path): Where to write, without suffix.
+        out (str | Path): Where to write, with or without ``.pth``.
         branch (str, optional): 'student' or 'teacher'. Defaults to the teacher where there is one.
         onnx (bool): Also write an ONNX file that agrees with PyTorch. Defaults to False.
         size (Sequence[int], optional): Height and width of its images, where the network does not leave them free, and
@@ -248,6 +248,7 @@ def export(
     text = HEADER.format(source=Path(checkpoint_path).name, branch=branch)
     for name, source in {**sources, **transform_sources, **dataset_sources}.items():
         text += REGISTER.format(name=name, source=literal(source))
+    out = Path(str(out).removesuffix('.pth'))
     out.parent.mkdir(parents=True, exist_ok=True)
     config_path, weights_path = Path(f'{out}.py'), Path(f'{out}.pth')
     config_path.write_text(f'{text}\n{Config(keys).pretty_text}', encoding='utf-8')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from logging import Logger
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mmengine.config import Config
 _IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 
 
-def fit_images(cfg: Config, logger: Logger | None = None) -> None:
+def fit_images(cfg: Config) -> None:
     """Let network and preprocessor take images of the channels and the depth that the pipeline reads.
 
     Where ``LoadImageFromFile`` reads gray images (``color_type='grayscale'``) or images as they are (``'unchanged'``),
@@ -24,7 +23,6 @@ def fit_images(cfg: Config, logger: Logger | None = None) -> None:
 
     Args:
         cfg (Config): Changed in place.
-        logger (Logger, optional): Told what was set.
     """
     how = _how_read(cfg)
     if how in (None, 'color') or not isinstance(cfg.get('model'), dict) or 'student' not in cfg.model:
@@ -33,27 +31,22 @@ def fit_images(cfg: Config, logger: Logger | None = None) -> None:
     if found is None:
         return
     channels, kind = found
-    said = []
     backbone = cfg.model.student.get('backbone', {})
     if channels != 3 and 'in_channels' not in backbone and _takes_channels(backbone):
         backbone['in_channels'] = channels
-        said.append(f'model.student.backbone.in_channels={channels}')
-    said += _fit_preprocessor(cfg.model.data_preprocessor, channels, kind)
-    if said and logger:
-        logger.info(f'Images have {channels} channels of {kind}: {", ".join(said)}.')
+    _fit_preprocessor(cfg.model.data_preprocessor, channels, kind)
 
 
-def _fit_preprocessor(preprocessor: dict, channels: int, kind: np.dtype) -> list[str]:
+def _fit_preprocessor(preprocessor: dict, channels: int, kind: np.dtype) -> None:
     unit = 257.0 if kind == np.uint16 else 1.0
     given = tuple(list(preprocessor.get(key) or ()) for key in ('mean', 'std'))
     if given != _IMAGENET or (channels == 3 and unit == 1):
-        return []
+        return
     for key, values in zip(('mean', 'std'), given, strict=True):
         values = values if channels == 3 else [round(sum(values) / 3, 3)]
         preprocessor[key] = [value * unit for value in values]
     if channels != 3:
         preprocessor['bgr_to_rgb'] = False
-    return [f'model.data_preprocessor.{key}={preprocessor[key]}' for key in ('mean', 'std')]
 
 
 def _how_read(cfg: Config) -> str | None:

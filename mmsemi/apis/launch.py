@@ -33,7 +33,7 @@ from mmsemi.apis.config_keys import (
     read_bases,
     read_config,
 )
-from mmsemi.apis.errors import ERROR_FILE, PACKAGE, UsageError, find_rule, log_to, report, report_bug
+from mmsemi.apis.errors import ERROR_FILE, ROOTS, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
 from .config import resolve
@@ -51,11 +51,6 @@ _HOOKS_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_
 # Configs
 
 
-def resource_roots() -> list[Path]:
-    """Folders that may hold ``configs`` and ``tools``: ``mmsemi/.mim`` of an installed package, a checkout's root."""
-    return [PACKAGE / '.mim', PACKAGE.parent]
-
-
 def find_config(name: str) -> str:
     """Find a config file.
 
@@ -70,7 +65,7 @@ def find_config(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    roots = [root for root in resource_roots() if (root / 'configs').is_dir()]
+    roots = [root for root in ROOTS if (root / 'configs').is_dir()]
     for root in roots:
         for candidate in (root / name, root / 'configs' / name):
             if candidate.is_file():
@@ -117,15 +112,7 @@ def load_config(args: argparse.Namespace) -> Config:
     from mmsemi.apis.batch import apply_batch_arguments  # which knows this module
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    path = find_config(args.config)
-    cfg = read_config(path)
-    check_files(cfg, path)
-    options = args.cfg_options or {}
-    before = {key: cfg.get(key) for key in CARRIED}
-    merge_options(cfg, options)
-    check_options(cfg, options, path)
-    carry_on(cfg, path, before)
-    resolve(cfg, read_bases(path))
+    cfg, path = read_with_options(args.config, args.cfg_options or {})
     check_numbers(cfg)
     _remove_hooks(cfg)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
@@ -146,6 +133,31 @@ def load_config(args: argparse.Namespace) -> Config:
 
         checkpoints.trust()
     return cfg
+
+
+def read_with_options(name: str, options: dict) -> tuple[Config, str]:
+    """Read a config, put the command line's keys into it, and follow its references.
+
+    Args:
+        name (str): A config file, or the name of one of mmsemi.
+        options (dict): Keys, with dots, and what they shall be.
+
+    Returns:
+        tuple[Config, str]: The config, and its file.
+
+    Raises:
+        UsageError: If there is no such file, or a key that nothing reads.
+        ConfigError, SyntaxError, ValueError: If it cannot be read, or contradicts itself.
+    """
+    path = find_config(name)
+    cfg = read_config(path)
+    check_files(cfg, path)
+    before = {key: cfg.get(key) for key in CARRIED}
+    merge_options(cfg, options)
+    check_options(cfg, options, path)
+    carry_on(cfg, path, before)
+    resolve(cfg, read_bases(path))
+    return cfg, path
 
 
 def _remove_hooks(cfg: Config) -> None:
@@ -257,17 +269,25 @@ def build_runner(cfg: Config) -> Runner:
     check_optimizers(cfg)
     fit_images(cfg)
     from mmsemi.engine.console import console_of
+    from mmsemi.engine.utils import passes_of
 
-    class ConsoleRunner(Runner):
-        """A runner whose console shows what matters."""
+    class OurRunner(Runner):
+        """A runner whose console shows what matters, and that counts accumulated passes where it scales the rate."""
 
         def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
             logger = super().build_logger(*args, **kwargs)
             console_of(logger)
             return logger
 
+        def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict | None = None) -> None:
+            passes = passes_of(self)
+            if auto_scale_lr and auto_scale_lr.get('enable') and passes > 1:
+                base = auto_scale_lr['base_batch_size'] / passes
+                auto_scale_lr = dict(auto_scale_lr, base_batch_size=base)
+            super().scale_lr(optim_wrapper, auto_scale_lr)
+
     fuse_optimizer(cfg)
-    runner = ConsoleRunner.from_cfg(cfg)
+    runner = OurRunner.from_cfg(cfg)
     accelerate(runner)
     return runner
 

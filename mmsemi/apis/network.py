@@ -29,7 +29,6 @@ class Network:
         pipeline (list[dict]): Its test pipeline.
         classes (tuple[str]): Their names.
         palette (list[list[int]]): Their colors.
-        size (tuple[int, int], optional): Height and width that it was trained on.
         data_root (str, optional): Folder of the images that it was trained on, as its config names it.
     """
 
@@ -37,7 +36,6 @@ class Network:
     pipeline: list[dict]
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
-    size: tuple[int, int] | None = None
     data_root: str | None = None
 
 
@@ -73,9 +71,7 @@ def _own(checkpoint: str, branch: str | None) -> Network:
         model = MODELS.build(config)
     model.load_state_dict(segmentor_weights(state, choose_branch(state, branch)))
     pipeline = cfg.get('test_pipeline') or cfg.test_dataloader.dataset.pipeline
-    size = cfg.model.data_preprocessor.get('size')
-    size = tuple(size) if size else None
-    return Network(model, copy.deepcopy(list(pipeline)), *_meta(content, model), size, cfg.get('data_root'))
+    return Network(model, copy.deepcopy(list(pipeline)), *_meta(content, model), cfg.get('data_root'))
 
 
 def _exported(checkpoint: str, config: Path, branch: str | None) -> Network:

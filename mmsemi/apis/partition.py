@@ -7,10 +7,8 @@ import os
 
 from mmengine.registry import init_default_scope
 
-from .config import resolve
-from .config_keys import read_bases, read_config
-from .launch import find_config, quiet
-from .options import OptionsAction, merge_options
+from .launch import quiet, read_with_options
+from .options import OptionsAction
 
 
 def partition_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -53,10 +51,7 @@ def make_partition(
         from mmsemi.datasets import write_list
         from mmsemi.registry import DATASETS
 
-    path = find_config(config)
-    cfg = read_config(path)
-    merge_options(cfg, cfg_options or {})
-    resolve(cfg, read_bases(path))
+    cfg, _ = read_with_options(config, cfg_options or {})
     init_default_scope('mmsemi')
     settings = cfg.get('train_dataloader', {}).get('dataset', {})
     if settings.get('type') not in ('SemiDataset', 'mmsemi.SemiDataset'):

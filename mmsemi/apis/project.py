@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from mmengine.config import Config
 
 from mmsemi.datasets.classes import Classes, read_classes, recognise_classes
 from mmsemi.datasets.files import LeftOut, find_images, pair
@@ -23,7 +24,8 @@ from mmsemi.datasets.inspect import (
 )
 from mmsemi.datasets.partition import draw_partition, write_list
 
-from .launch import UsageError, resource_roots
+from .errors import ROOTS, UsageError
+from .launch import find_config
 
 _SMALL = 'deeplabv3plus_r18w32'
 _LARGE = 'deeplabv3plus_r50'
@@ -55,7 +57,6 @@ class Plan:
     labeled: int
     unlabeled: int
     workers: int
-    rate: float
     reasons: dict[str, str]
 
 
@@ -98,7 +99,7 @@ def init_project(
         raise UsageError(f'{folder / "config.py"} exists; remove it or name another folder by --out.')
     data = _gather(images, masks, unlabeled, val_images, val_masks, val, classes)
     plan = make_plan(data, method, network, gpu_memory)
-    root = _common_root([picture.path for picture in (*data.labeled, *data.validation)], data)
+    root = _common_root(data)
     folder.mkdir(parents=True, exist_ok=True)
     _write_lists(folder / 'lists', root, data)
     fingerprint = make_fingerprint(data)
@@ -251,15 +252,10 @@ def make_plan(data: Data, method: str | None, network: str | None, gpu_memory: f
     target = 16_000 if memory else 3_000
     epochs = max(1, min(300, round(target / steps)))
     reasons['epochs'] = f'{epochs * steps:,} steps: {steps:,} an epoch, a pass over {images:,} images'
-    rate = 1e-3 * 2 * batch / 16 if memory else 1e-3
-    reasons['rate'] = (
-        f'0.001 for 16 images in all, here {2 * batch}; ten times that outside the backbone'
-        if memory
-        else 'AdamW, for small networks from scratch'
-    )
     workers = min(8 if memory else 2, max(1, (os.cpu_count() or 1) - 1))
+    unlabeled = 0 if method == 'supervised' else batch
     return Plan(
-        method, network, (side, side), longest, epochs, max(1, epochs // 10), batch, batch, workers, rate, reasons
+        method, network, (side, side), longest, epochs, max(1, epochs // 10), batch, unlabeled, workers, reasons
     )
 
 
@@ -288,7 +284,7 @@ def _gpu_memory() -> float | None:
 
 def known(kind: str) -> list[str]:
     """Names of the bases of a kind, 'methods' or 'models'."""
-    root = next(root for root in resource_roots() if (root / 'configs').is_dir())
+    root = next(root for root in ROOTS if (root / 'configs').is_dir())
     return sorted(path.stem for path in (root / 'configs' / '_base_' / kind).glob('*.py') if path.stem != 'base')
 
 
@@ -300,9 +296,9 @@ def _check_known(what: str, name: str, kind: str) -> None:
 # Writing
 
 
-def _common_root(paths: Sequence[str], data: Data) -> str:
-    masks = [picture.mask for picture in (*data.labeled, *data.validation)]
-    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in (*paths, *masks, *data.unlabeled)])
+def _common_root(data: Data) -> str:
+    paths = [path for picture in (*data.labeled, *data.validation) for path in (picture.path, picture.mask)]
+    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in (*paths, *data.unlabeled)])
 
 
 def _write_lists(folder: Path, root: str, data: Data) -> None:
@@ -344,7 +340,6 @@ def config_text(data: Data, plan: Plan, root: str) -> str:
         schedule = 'adamw_segformer'
     elif plan.network.startswith('dpt'):
         schedule = 'adamw_vit'
-    unlabeled = 0 if plan.method == 'supervised' else plan.unlabeled
     lines = [
         '# Written by `mmsemi init`; what it saw is in fingerprint.json. Train: mmsemi train config.py',
         '_base_ = [',
@@ -373,15 +368,20 @@ def config_text(data: Data, plan: Plan, root: str) -> str:
         lines.append(f'model = dict({setting[0]})  # {setting[1]}')
     lines += [
         'train_dataloader = dict(',
-        f'    batch_size={plan.labeled + unlabeled},  # on each GPU; {why["batch"]}',
+        f'    batch_size={plan.labeled + plan.unlabeled},  # on each GPU; {why["batch"]}',
         f'    num_workers={plan.workers},',
-        f'    sampler=dict(labeled={plan.labeled}, unlabeled={unlabeled}),',
+        f'    sampler=dict(labeled={plan.labeled}, unlabeled={plan.unlabeled}),',
         ')',
         f'train_cfg = dict(max_epochs={plan.epochs}, val_interval={plan.every})  # {why["epochs"]}',
     ]
-    if schedule in ('sgd_heads_x10', 'adamw_small'):
-        lines.append(f'optim_wrapper = dict(optimizer=dict(lr={plan.rate:g}))  # {why["rate"]}')
+    alone = '' if plan.unlabeled else f', base_batch_size={_meant_for(schedule) // 2}'
+    lines.append(f'auto_scale_lr = dict(enable=True{alone})  # the rate follows the images of a step, on all GPUs')
     return '\n'.join(lines) + '\n'
+
+
+def _meant_for(schedule: str) -> int:
+    """How many images, labeled and unlabeled, the rate of a schedule is meant for."""
+    return Config.fromfile(find_config(f'_base_/schedules/{schedule}.py')).auto_scale_lr.base_batch_size
 
 
 def _method_setting(plan: Plan, classes: int) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmsemi.apis import children
@@ -22,7 +22,7 @@ _WRITING = 900.0
 """Seconds that the first rank has to write its checkpoint when a signal stopped all."""
 
 
-def start_ranks(processes: int, tool: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+def start_ranks(processes: int, tool: Sequence[str]) -> int:
     """Run ``tool`` in several processes on this machine, as one node of NNODES.
 
     NNODES, NODE_RANK, MASTER_ADDR and PORT come from ``env``; on one machine a free port is taken unless PORT is set.
@@ -31,19 +31,17 @@ def start_ranks(processes: int, tool: Sequence[str], env: Mapping[str, str] | No
     Args:
         processes (int): Processes on this machine.
         tool (Sequence[str]): Script and arguments; they get ``--launcher pytorch``.
-        env (Mapping[str, str], optional): Defaults to the environment.
 
     Returns:
         int: The exit status of what failed first (128 + its number for a signal), 75 where all can be resumed, or 0.
     """
-    env = dict(os.environ if env is None else env)
+    env = dict(os.environ)
     problem = _meet(env)
     if problem:
         print(f'error: {problem}', file=sys.stderr)
         return 2
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-        env.setdefault(name, str(max(1, cores // processes)))
+        env.setdefault(name, str(max(1, children.available_cores() // processes)))
     with tempfile.TemporaryDirectory() as folder:
         env[ERROR_FILE] = str(Path(folder) / 'error')
         first = int(env['NODE_RANK']) * processes

@@ -18,11 +18,14 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmsemi.apis import children
-from mmsemi.apis.launch import UsageError, find_config, resource_roots
+from mmsemi.apis.errors import ROOTS, UsageError
+from mmsemi.apis.launch import find_config
 
 _TRAINED = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (.+?)  ')
 METRICS = ('/mIoU', '/mDice')
 """What a branch is judged by, after its name in the log."""
+_TAIL = 1 << 18
+"""Bytes of a log that hold its latest step and validation."""
 _VALIDATED = re.compile(r'(student|teacher)/(mIoU|mDice): ([\d.]+)')
 _WRITING = 120.0
 """Seconds that a training has to finish its step and write its checkpoint."""
@@ -32,15 +35,10 @@ _PATIENCE = 20.0
 
 def find_tool(name: str) -> Path:
     """Path of a script of ``tools``, in a checkout or an installed package."""
-    for root in resource_roots():
+    for root in ROOTS:
         if (root / 'tools' / name).is_file():
             return root / 'tools' / name
     raise UsageError(f'tools/{name} was not found beside mmsemi; install the package or run from a checkout.')
-
-
-def available_cores() -> int:
-    """Number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 @dataclass
@@ -62,6 +60,7 @@ class Run:
     flags: list[str] = field(default_factory=list)
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _epochs: str = field(default='?', init=False, repr=False)
+    _trained: str = field(default='', init=False, repr=False)
 
     @property
     def log(self) -> Path:
@@ -72,9 +71,10 @@ class Run:
         """Start training with ``threads`` compute threads, or go on from the last checkpoint of this very training."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
         self._marker('finished').unlink(missing_ok=True)
+        self._trained = self._fingerprint()
         begun = self._is_marked('started')
         if not begun:
-            self._marker('started').write_text(self._fingerprint(), encoding='utf-8')
+            self._marker('started').write_text(self._trained, encoding='utf-8')
         chosen = [option.partition('=')[2] for option in self.options if option.startswith('train_cfg.max_epochs=')]
         self._epochs = chosen[-1] if chosen else Config.fromfile(find_config(self.config)).train_cfg.max_epochs
         going_on = '--resume' if begun else '--overwrite'
@@ -92,7 +92,8 @@ class Run:
             return False
         if status:
             raise UsageError(f'{self.name} failed: {last_line(self.log)} (all it printed is in {self.log})')
-        self._marker('finished').write_text(self._fingerprint(), encoding='utf-8')
+        # Of the config as it was: it may have been edited since.
+        self._marker('finished').write_text(self._trained, encoding='utf-8')
         return True
 
     def stop(self) -> None:
@@ -110,7 +111,7 @@ class Run:
 
     def describe(self) -> str:
         """Where it stands: epoch, time left, latest scores."""
-        text = self.log.read_text(encoding='utf-8', errors='replace') if self.log.is_file() else ''
+        text = _tail(self.log)
         steps = _TRAINED.findall(text)
         if not steps:
             return f'{self.name:<14} starting'
@@ -170,6 +171,15 @@ def start_tool(
         return children.start(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
 
+def _tail(log: Path) -> str:
+    """The end of a log, in which the latest step and validation are; it is read every second."""
+    if not log.is_file():
+        return ''
+    with log.open('rb') as file:
+        file.seek(max(0, log.stat().st_size - _TAIL))
+        return file.read().decode(errors='replace')
+
+
 def last_line(log: Path) -> str:
     """The last line of a log that says something."""
     lines = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
@@ -182,7 +192,7 @@ def train_all(runs: Sequence[Run], jobs: int) -> None:
     Raises:
         UsageError: If one fails; the others are then stopped.
     """
-    threads = max(1, available_cores() // max(1, min(jobs, len(runs))))
+    threads = max(1, children.available_cores() // max(1, min(jobs, len(runs))))
     waiting, running, board = list(runs), [], Board()
     try:
         while waiting or running:

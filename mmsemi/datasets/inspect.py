@@ -6,7 +6,7 @@ import hashlib
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +53,7 @@ class Picture:
     colored: bool = False
 
 
-def look_at(
-    pairs: Sequence[tuple[str, str | None]], progress: Callable[[int], None] | None = None
-) -> tuple[list[Picture], list[LeftOut]]:
+def look_at(pairs: Sequence[tuple[str, str | None]]) -> tuple[list[Picture], list[LeftOut]]:
     """Read images and, where they have one, their masks.
 
     Returns:
@@ -63,10 +61,8 @@ def look_at(
     """
     pictures, left_out = [], []
     with ThreadPoolExecutor(_THREADS) as pool:
-        for number, found in enumerate(pool.map(_look, pairs)):
+        for found in pool.map(_look, pairs):
             (pictures if isinstance(found, Picture) else left_out).append(found)
-            if progress:
-                progress(number + 1)
     return pictures, left_out
 
 

@@ -7,7 +7,6 @@ import logging
 
 import pytest
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from mmsemi.apis.batch import (
     Batch,
@@ -18,7 +17,7 @@ from mmsemi.apis.batch import (
     set_batch,
     tell_batch,
 )
-from mmsemi.apis.launch import UsageError
+from mmsemi.apis.launch import UsageError, build_runner
 from tests import tiny_run
 
 
@@ -126,10 +125,11 @@ def test_auto_scale_lr_scales_by_the_images_of_an_optimizer_step(passes, caplog,
     scale_rate(cfg, True)
     total = 4 * passes
     assert f'is meant for 16 and is scaled to {0.003 * total / 16:g}' in told(cfg, 1, caplog).message
-    runner = Runner.from_cfg(cfg)
-    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner = build_runner(cfg)
+    runner.optim_wrapper = wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.scale_lr(wrapper, runner.auto_scale_lr)
     assert [group['lr'] for group in wrapper.optimizer.param_groups] == [pytest.approx(0.003 * total / 16)]
+    assert runner.cfg.auto_scale_lr.base_batch_size == 16, 'the config of the work folder means what it says'
 
 
 def test_a_rate_that_is_meant_for_nothing_cannot_be_scaled():

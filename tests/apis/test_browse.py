@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmsemi.apis.browse import browse, watch_step
+from mmsemi.apis.images import fit_images
 from mmsemi.apis.launch import UsageError
 from mmsemi.registry import MODELS
 from tests import tiny_run
@@ -100,6 +101,21 @@ def test_a_batch_is_drawn_without_training(method, drawn, tmp_path, capsys):
         assert image.width > 300
     assert f'drew a batch of {method} with an untrained network' in capsys.readouterr().out
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_network_of_gray_images_is_looked_at_as_it_was_trained(drawn, tmp_path):
+    def gray():
+        cfg = tiny_run.config('FixMatch', drawn, tmp_path / 'run')
+        cfg.train_dataloader.dataset.pipeline[0].color_type = 'grayscale'
+        cfg.model.student.backbone.pop('in_channels', None)
+        return cfg
+
+    trained = gray()
+    fit_images(trained)
+    model = MODELS.build(trained.model)
+    assert model.student.in_channels == 1
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'gray.pth')
+    assert browse(gray(), str(tmp_path / 'gray.pth'), str(tmp_path / 'x.png')).is_file()
 
 
 def test_a_checkpoint_that_is_missing_or_of_another_network_is_named(drawn, tmp_path):

@@ -242,7 +242,7 @@ def test_tool_writes_a_partition_that_is_read_back(tmp_path):
     out = tmp_path / 'splits'
     command = [sys.executable, 'tools/misc/make_partition.py', 'configs/_base_/datasets/cityscapes.py']
     command += ['--labeled', '1/4', '--seed', '3', '--out-dir', str(out)]
-    command += ['--cfg-options', f'train_dataloader.dataset.dataset.data_root={root}']
+    command += ['--cfg-options', f'data_root={root}']
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert '2 labeled images' in result.stdout and '6 unlabeled images' in result.stdout and 'road' in result.stdout

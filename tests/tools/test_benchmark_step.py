@@ -165,8 +165,8 @@ def test_the_table_tells_medians_and_counts_the_optimizer_in_the_last_line_alone
     'arguments, message',
     [
         (['mllc/mllc_r18_shape.py'], 'does not exist; did you mean configs/mllc/mllc_r18_shapes.py'),
-        ([config('MLLC'), '--batch', '0', '2'], '--batch 0 2: a step takes one labeled image or more'),
-        ([config('MLLC'), '--batch', '2', '0'], '--batch 2 0: MLLC needs unlabeled images, too'),
+        ([config('MLLC'), '--batch', '0', '2'], 'at least 1 labeled and 1 unlabeled crops for MLLC, not 0 and 2'),
+        ([config('MLLC'), '--batch', '2', '0'], 'at least 1 labeled and 1 unlabeled crops for MLLC, not 2 and 0'),
         ([config('MLLC'), '--device', 'cuda:99'], 'This machine has no device cuda:99'),
         ([config('MLLC'), '--device', 'gpu'], "--device must be 'cpu', 'cuda'"),
         ([config('MLLC'), '--repeats', '0'], '--repeats must be at least 1, not 0'),

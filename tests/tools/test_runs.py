@@ -192,3 +192,19 @@ def test_trainings_end_with_the_tool_that_started_them(number):
     while is_alive(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_config_that_was_edited_while_it_trained_is_not_taken_for_the_one_that_was_trained(tmp_path, monkeypatch):
+    class Ended:
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(runs, 'start_tool', lambda *arguments: Ended())
+    path = tmp_path / 'config.py'
+    path.write_text('train_cfg = dict(max_epochs=1)')
+    run = Run('mine', str(path), tmp_path / 'run')
+    run.start(1)
+    path.write_text('train_cfg = dict(max_epochs=2)')
+    assert run.poll() and not run.is_finished()
+    path.write_text('train_cfg = dict(max_epochs=1)')
+    assert run.is_finished()

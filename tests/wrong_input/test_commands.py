@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmsemi.apis.launch import load_config
 from mmsemi.apis.project import known
 from tests.wrong_input.project import ROOT, refused
 
@@ -209,6 +211,28 @@ def test_init_says_how_other_images_are_read_and_they_train(shape, dtype, says, 
     project.config = project.root / 'p/config.py'
     assert says in project.config.read_text()
     assert project.train(*NO_WORKERS)[0] is None
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'rate'),
+    [
+        (('--method', 'mllc'), 1e-3),
+        (('--method', 'supervised'), 1e-3),
+        (('--method', 'mllc', '--gpu-memory', '40'), 1e-3),
+        (('--method', 'supervised', '--gpu-memory', '40'), 1e-3),
+        (('--method', 'mllc', '--gpu-memory', '2.6'), 12 / 16 * 1e-3),
+        (('--method', 'mllc', '--network', 'deeplabv3plus_r50'), 1e-3 / 2),
+    ],
+)
+def test_the_rate_follows_the_images_of_a_step_by_the_one_mechanism(arguments, rate, project):
+    status, text = project.run('init', *FOLDERS, '--unlabeled', 'unlabeled', *arguments, '--out', 'p')
+    assert status == 0, text
+    path = str(project.root / 'p/config.py')
+    cfg = load_config(argparse.Namespace(config=path, cfg_options={}, work_dir=None, launcher='none', local_rank=0))
+    sampler, settings = cfg.train_dataloader.sampler, cfg.auto_scale_lr
+    images = sampler.labeled + sampler.unlabeled
+    assert settings.enable
+    assert cfg.optim_wrapper.optimizer.lr * images / settings.base_batch_size == pytest.approx(rate)
 
 
 @pytest.mark.parametrize('method', known('methods'))

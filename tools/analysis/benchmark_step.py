@@ -227,8 +227,8 @@ def benchmark_config(args: argparse.Namespace, crop: int | None, work_dir: str) 
     """The config that the command line names, for :class:`BenchmarkLoop`, at one of its crops."""
     args.work_dir, args.launcher, args.local_rank = work_dir, 'none', 0
     batch = args.batch
-    # Half precision without the scaling of gradients is not what training's argument of this name means.
-    cfg = load_config(argparse.Namespace(**{**vars(args), 'amp': None}))
+    # Of this process alone: in training it is of all processes and passes.
+    cfg = load_config(argparse.Namespace(**{**vars(args), 'batch': None}))
     forget_weights(cfg.model)
     sampler = cfg.train_dataloader.sampler
     labeled, unlabeled = batch or (sampler.labeled, sampler.unlabeled)

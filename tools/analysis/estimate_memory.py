@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     from mmsemi.apis.memory import CARDS, Estimator, report  # which takes seconds, too long for --help
 
     # Of one process here, and not of all; and of a GPU, which this machine may lack.
-    batch, precision, args.batch, args.amp = args.batch, args.amp or 'float32', None, None
+    batch, precision, args.batch = args.batch, args.amp or 'float32', None
     args.launcher, args.local_rank = 'none', 0
     with tempfile.TemporaryDirectory() as args.work_dir:
         cfg = load_config(args)

@@ -12,6 +12,7 @@ of UniMatch V2 look for them: ``train2017/000000177254.jpg masks/000000177254.pn
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ THINGS = tuple(i for i in range(1, 91) if i not in _ABSENT)
 """COCO's category ids of the 80 things."""
 
 
+@functools.cache
 def table() -> np.ndarray:
     """Class of each id of a pixel map, uint8, (256,): what is no thing is background."""
     classes = np.zeros(256, np.uint8)

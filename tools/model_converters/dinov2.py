@@ -15,7 +15,6 @@ import argparse
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mmsemi.apis.launch import UsageError, quiet, run
@@ -114,10 +113,10 @@ def main() -> None:
         raise UsageError(f'The file {args.source} does not exist.')
     with quiet():
         import mmsemi.models.backbones.dinov2  # noqa: F401
-    checkpoint = torch.load(args.source, map_location='cpu', weights_only=True)
-    state = convert(tensors_of(checkpoint, args.weights), args.size)
+        from mmsemi.engine import checkpoints
+    state = convert(tensors_of(checkpoints.read(args.source), args.weights), args.size)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(meta={}, state_dict=state), args.out)
+    checkpoints.write(dict(meta={}, state_dict=state), args.out)
     print(f'wrote {len(state)} tensors to {args.out}')
 
 

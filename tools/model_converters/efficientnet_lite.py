@@ -13,7 +13,6 @@ import argparse
 import importlib
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mmsemi.apis.launch import UsageError, quiet, run
@@ -74,10 +73,11 @@ def main() -> None:
     parser.add_argument('out', type=Path, help='checkpoint to write')
     parser.add_argument('--size', choices=SIZES, default='lite0')
     args = parser.parse_args()
-    weights = torch.load(packaged_weights(args.size), map_location='cpu', weights_only=True)
-    checkpoint = convert(weights, args.size)
+    with quiet():
+        from mmsemi.engine import checkpoints
+    checkpoint = convert(checkpoints.read(packaged_weights(args.size)), args.size)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, args.out)
+    checkpoints.write(checkpoint, args.out)
     print(f'wrote {len(checkpoint["state_dict"])} tensors of EfficientNet-{args.size.capitalize()} to {args.out}')
 
 
