@@ -132,8 +132,8 @@ class PrevMatch(UniMatch):
         weights = -torch.rand(len(chosen), device=streams.weak.device).clamp(min=1e-12).log()
         weights = weights / weights.sum()
         coarse = self.coarse_scores([self.previous[i] for i in chosen], streams.weak)
-        # Resizing is linear: the mean is resized, and not each network's scores.
-        mean = sum(weight * scores for weight, scores in zip(weights, coarse, strict=True))
+        # Resizing is linear: the mean is resized, not each network's scores; in full precision.
+        mean = sum(weight * scores.float() for weight, scores in zip(weights, coarse, strict=True))
         size = tuple(streams.weak.shape[2:])
         scores = BranchOutput((), mean, size, self.student.segmentor.align_corners).logits
         return confident_labels(scores, self.previous_threshold, streams.valid)
