@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -84,3 +85,32 @@ def test_accumulated_passes_are_in_bfloat16_too():
     assert torch.equal(before, next(model.student.parameters()))
     model.train_step(tiny.batch(), wrapper)
     assert not torch.equal(before, next(model.student.parameters()))
+
+
+class _Depthwise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.deep = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 8, 1, groups=2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        wide = self.wide(x)
+        return wide, self.deep(wide), self.grouped(wide)
+
+
+def test_depthwise_convolutions_of_a_cpu_stay_in_float32():
+    model, x = _Depthwise(), torch.randn(1, 3, 5, 5)
+    expected = [out.detach() for out in model(x)]
+    wrapper = wrapped(model, 'AutocastOptimWrapper')
+    for _ in range(2):
+        with wrapper.optim_context(model):
+            outs = model(x)
+    wide, deep, grouped = outs
+    assert (wide.dtype, deep.dtype, grouped.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    assert deep.equal(nn.functional.conv2d(wide.float(), model.deep.weight, model.deep.bias, padding=1, groups=8))
+    # Outside of a step nothing has changed, and a copy computes with its own weights.
+    assert all(out.equal(before) for out, before in zip(model(x), expected, strict=True))
+    copied = copy.deepcopy(model)
+    nn.init.zeros_(copied.deep.weight)
+    nn.init.zeros_(copied.deep.bias)
+    assert not copied(x)[1].any() and model(x)[1].any()

@@ -223,16 +223,18 @@ def test_a_run_with_compile_trains(drawn, tmp_path, monkeypatch, dynamo):
 def test_channels_last_changes_where_numbers_lie_and_not_which(method):
     expected = losses(model_of(method, [tiny.MPMC]), steps=1)
     torch.manual_seed(0)
-    model = model_of(method, [tiny.MPMC])
-    model.channels_last = True
-    model = model.to('cpu')
+    model = model_of(method, [tiny.MPMC]).to('cpu')
     kernels = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
     assert losses(model, steps=1) == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
-def test_channels_last_is_the_default_on_a_gpu_alone(monkeypatch):
-    model = tiny.build('FixMatch').to('cpu')
-    weight = model.student.segmentor.backbone.layer1[0].conv1.weight
+def test_channels_last_can_be_set_aside():
+    model = tiny.build('FixMatch')
+    model.channels_last = False
+    weight = model.to('cpu').student.segmentor.backbone.layer1[0].conv1.weight
     assert weight.is_contiguous() and not weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_cpu_has_bfloat16():
     assert optim_wrapper.has_bfloat16('cpu')

@@ -51,6 +51,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmsemi.apis.launch import UsageError, build_runner, load_config, run
 from mmsemi.apis.memory import forget_weights
 from mmsemi.apis.options import OptionsAction
+from mmsemi.engine.optim_wrapper import keep_depthwise_in_float32
 from mmsemi.engine.step_timing import PHASES, Call, Clock, Instruments, replay
 from mmsemi.models.state import StepState
 from mmsemi.registry import LOOPS
@@ -109,6 +110,8 @@ class BenchmarkLoop(EpochBasedTrainLoop):
     def _use_half_precision(self, half: torch.dtype) -> None:
         """Let autocast be on wherever the optimizer's wrapper would have it."""
         context = self.runner.optim_wrapper.optim_context
+        if self.device.type == 'cpu':
+            keep_depthwise_in_float32(self.runner.model)
 
         @contextmanager
         def with_autocast(model: nn.Module) -> Iterator[None]:

@@ -44,8 +44,8 @@ class SemiSegmentor(BaseSegmentor):
         freeze_encoder (bool): The backbone does not learn, whatever its own config says. A frozen backbone, by this key
             or its own (``frozen_stages``), runs in evaluation mode; student and teacher share it, and an image that
             both see in a step is encoded once. Defaults to False.
-        channels_last (bool, optional): Weights and maps lie in memory with the channels of a pixel side by side, which
-            convolutions in half precision and TF32 want. Defaults to True on a GPU, and to False elsewhere.
+        channels_last (bool): Weights and maps lie in memory with the channels of a pixel side by side, which
+            convolutions of CPUs, and of GPUs in half precision and TF32, want. Defaults to True.
         plugins (list[dict], optional): Configs of :class:`Plugin` that add losses to those of the method.
         test_cfg (dict, optional): ``predict_on``: the branch that predicts, 'student' or 'teacher'. Defaults to the
             teacher where there is one.
@@ -70,7 +70,7 @@ class SemiSegmentor(BaseSegmentor):
         unsup_start: float = 0.0,
         unsup_warmup: float = 0.0,
         freeze_encoder: bool = False,
-        channels_last: bool | None = None,
+        channels_last: bool = True,
         plugins: list[dict] | None = None,
         test_cfg: dict | None = None,
         init_cfg: dict | None = None,
@@ -174,13 +174,11 @@ class SemiSegmentor(BaseSegmentor):
         self.teacher.load_state_dict(self.student.state_dict())
 
     def to(self, *args, **kwargs) -> SemiSegmentor:
-        """Move the model, and lay its weights out as the device and ``channels_last`` want them.
+        """Move the model, and lay its weights out as ``channels_last`` wants them.
 
         Convolutions hand on the format of their weights: no image needs to be changed for it.
         """
-        device = torch._C._nn._parse_to(*args, **kwargs)[0]
-        on_gpu = device is not None and device.type == 'cuda'
-        if on_gpu if self.channels_last is None else self.channels_last:
+        if self.channels_last:
             kwargs.setdefault('memory_format', torch.channels_last)
         return super().to(*args, **kwargs)
 
