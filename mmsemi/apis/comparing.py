@@ -6,11 +6,13 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from .children import available_cores
+from .label_efficiency import efficiency, efficiency_table, plan_budgets
 from .launch import BASELINE_SUFFIX, UsageError, find_config
-from .runs import METRICS, Run, train_all
+from .runs import MARKS, METRICS, PSEUDO, Run, train_all
 
 BRANCHES = ('student', 'teacher')
 ALL_LABELS_SUFFIX = '_all_labels'
@@ -30,6 +32,13 @@ def compare_parser(prog: str | None = None) -> argparse.ArgumentParser:
         '--all-labels', action='store_true', help='train the first config with all labels too: what share of that gap?'
     )
     parser.add_argument('--from-logs', action='store_true', help='train nothing: the table of what was trained')
+    parser.add_argument(
+        '--pseudo-labels', action='store_true', help='a second table: how good pseudo-labels were during training'
+    )
+    parser.add_argument(
+        '--labels', nargs='+', type=int, default=[], metavar='N', help='compare over these numbers of labeled images'
+    )
+    parser.add_argument('--picture', type=Path, help='with --labels: a PNG file of scores against them')
     parser.add_argument('--branch', choices=BRANCHES, help='show this branch alone, where a method has it')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare'))
     return parser
@@ -84,6 +93,12 @@ def scores(runs: Sequence[Run], branch: str) -> list[float] | None:
     return None
 
 
+def _of_branches(runs: Sequence[Run], branch: str | None = None) -> dict[str, list[float]]:
+    """Scores of the branches that a method has; of ``branch`` alone where it has that one."""
+    found = {b: scored for b in BRANCHES if (scored := scores(runs, b))}
+    return {branch: found[branch]} if branch in found else found
+
+
 def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None = None) -> str:
     """A Markdown table, a row for each method's branch.
 
@@ -91,7 +106,7 @@ def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None =
     was trained with all labels too, the last column but one tells what share of that gap the mean gain closes.
     """
     head = ['method', 'branch', *(f'seed {seed}' for seed in seeds), 'mean ± spread', 'gain']
-    found = {name: {b: scored for b in BRANCHES if (scored := scores(of_seeds, b))} for name, of_seeds in runs.items()}
+    found = {name: _of_branches(of_seeds) for name, of_seeds in runs.items()}
     first = list(next(iter(found.values())).values())[-1]
     every = next((list(of.values())[-1] for name, of in found.items() if name.endswith(ALL_LABELS_SUFFIX)), None)
     gap = statistics.mean(every) - statistics.mean(first) if every else None
@@ -108,6 +123,38 @@ def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None =
             if gap:
                 cells.append(f'{100 * statistics.mean(gains) / gap:.0f} %' if values is not first else '')
             rows.append([*cells, f'{seconds:.3f}'])
+    return _markdown(head, rows)
+
+
+def pseudo_table(runs: dict[str, list[Run]]) -> str:
+    """A Markdown table of the quality of pseudo-labels during training, means over the seeds.
+
+    A row for each method that followed them (``default_hooks.pseudo_labels`` and
+    ``train_dataloader.dataset.unlabeled_gt``).
+
+    Raises:
+        UsageError: If none did.
+    """
+    head = ['method', *(f'{what} at {mark:.0%}' for mark in MARKS for what in ('mIoU', 'kept', 'right'))]
+    rows = []
+    for name, of_seeds in runs.items():
+        followed = [found for one in of_seeds if (found := one.pseudo_labels())]
+        if not followed:
+            continue
+        cells = [name]
+        for at_mark in zip(*followed, strict=True):
+            score, kept, right = (statistics.mean(found[key] for found in at_mark) for key in PSEUDO)
+            cells += [f'{score:.1f}', f'{100 * kept:.1f} %', f'{100 * right:.1f} %']
+        rows.append(cells)
+    if not rows:
+        raise UsageError(
+            '--pseudo-labels: no run followed them; train with default_hooks.pseudo_labels.type=PseudoLabelHook '
+            'train_dataloader.dataset.unlabeled_gt=True.'
+        )
+    return _markdown(head, rows)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in [head, ['---'] * len(head), *rows])
 
 
@@ -129,6 +176,9 @@ def compare(
     work_dir: str | Path = 'work_dirs/compare',
     all_labels: bool = False,
     from_logs: bool = False,
+    pseudo_labels: bool = False,
+    labels: Sequence[int] = (),
+    picture: str | Path | None = None,
 ) -> str:
     """Train configs with several seeds, what is not trained yet, and compare what they reach.
 
@@ -145,6 +195,9 @@ def compare(
         work_dir (str | Path): Folder of all runs. Defaults to ``work_dirs/compare``.
         all_labels (bool): Train what the others are compared with on all labels, too. Defaults to False.
         from_logs (bool): Train nothing. Defaults to False.
+        pseudo_labels (bool): Tell how good pseudo-labels were, too. Defaults to False.
+        labels (Sequence[int]): Train with each of these numbers of labeled images; the table has a column for each.
+        picture (str | Path, optional): PNG file in which scores are drawn against these numbers.
 
     Returns:
         str: A Markdown table, which is printed, too.
@@ -152,8 +205,46 @@ def compare(
     Raises:
         UsageError: If a training fails or, ``from_logs``, is missing, or two configs have one name.
     """
-    runs = plan(configs, seeds, list(cfg_options), Path(work_dir), baseline, all_labels)
-    missing = [one for of_seeds in runs.values() for one in of_seeds if not one.is_finished()]
+    if labels and (all_labels or pseudo_labels):
+        raise UsageError('--labels is a table of its own: leave out --all-labels and --pseudo-labels.')
+    if picture and not labels:
+        raise UsageError('--picture draws what --labels compares; give numbers of labeled images.')
+
+    def planned(options: list[str], folder: Path) -> dict[str, list[Run]]:
+        return plan(configs, seeds, options, folder, baseline, all_labels)
+
+    options, work_dir = list(cfg_options), Path(work_dir)
+    if labels:
+        budgets = plan_budgets(planned, labels, options, work_dir)
+        runs = [one for of_configs in budgets.values() for of_seeds in of_configs.values() for one in of_seeds]
+        _complete(runs, jobs, work_dir, from_logs)
+        found = efficiency(budgets, partial(_of_branches, branch=branch))
+        said = f'mIoU (mDice on ACDC) in percent: mean ± standard deviation over {len(seeds)} seeds.'
+        text = _markdown(*efficiency_table(found))
+        if picture:
+            from mmsemi.visualization.efficiency import draw_efficiency
+
+            draw_efficiency(found, picture)
+    else:
+        of_configs = planned(options, work_dir)
+        _complete([one for of_seeds in of_configs.values() for one in of_seeds], jobs, work_dir, from_logs)
+        said = (
+            'mIoU (mDice on ACDC) in percent; spread is the standard deviation over '
+            f'{len(seeds)} seeds. Gains are those of the same seeds: their mean ± its standard error.'
+        )
+        text = table(of_configs, seeds, branch)
+        if pseudo_labels:
+            text += (
+                '\n\nPseudo-labels: mIoU of all, share kept, share of the kept that is right, each over the tenth of '
+                f'training before, mean over seeds.\n\n{pseudo_table(of_configs)}'
+            )
+    print(f'{said}\n\n{text}')
+    return text
+
+
+def _complete(runs: Sequence[Run], jobs: int | None, work_dir: Path, from_logs: bool) -> None:
+    """Train those that are not finished; with ``from_logs`` all must have ended."""
+    missing = [one for one in runs if not one.is_finished()]
     if from_logs:
         absent = [one.name for one in missing if not one.has_ended()]
         if absent:
@@ -162,10 +253,3 @@ def compare(
             print(f'note: {one.name} was trained by another config or with other options', file=sys.stderr)
     elif missing:
         train_all(missing, min(2, available_cores()) if jobs is None else jobs)
-    found = table(runs, seeds, branch)
-    print(
-        f'mIoU (mDice on ACDC) in percent; spread is the standard deviation over {len(seeds)} seeds. Gains are those '
-        'of the same seeds: their mean ± its standard error.\n'
-    )
-    print(found)
-    return found

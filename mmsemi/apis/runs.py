@@ -24,6 +24,10 @@ from mmsemi.apis.launch import find_config
 _TRAINED = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (.+?)  ')
 METRICS = ('/mIoU', '/mDice')
 """What a branch is judged by, after its name in the log."""
+PSEUDO = ('pseudo/mIoU', 'pseudo/mining_ratio', 'pseudo/accuracy_kept')
+"""How good pseudo-labels are, by their names in the log: all of them, the share kept, the share of those right."""
+MARKS = (0.25, 0.5, 1.0)
+"""Shares of a training at which its pseudo-labels are looked at."""
 _TAIL = 1 << 18
 """Bytes of a log that hold its latest step and validation."""
 _VALIDATED = re.compile(r'(student|teacher)/(mIoU|mDice): ([\d.]+)')
@@ -123,6 +127,23 @@ class Run:
     def validations(self) -> list[dict[str, float]]:
         """The metrics of each validation, oldest first."""
         return [record for record in self._records() if any(key.endswith(METRICS) for key in record)]
+
+    def pseudo_labels(self) -> list[dict[str, float]] | None:
+        """Quality of the pseudo-labels at :data:`MARKS`: mIoU, share kept, share right; None where none was followed.
+
+        Each is the mean over the tenth of training before the mark, of what ``PseudoLabelHook`` logged.
+        """
+        told = [record for record in self._records() if set(PSEUDO) <= record.keys()]
+        if not told:
+            return None
+        total = max(record['step'] for record in self._records() if 'loss' in record)
+        means = []
+        for mark in MARKS:
+            # A short training may have one line alone in that time, or none.
+            until = [record for record in told if record['step'] <= mark * total] or told[:1]
+            near = [record for record in until if record['step'] > (mark - 0.1) * total] or until[-1:]
+            means.append({name: statistics.mean(record[name] for record in near) for name in PSEUDO})
+        return means
 
     def seconds_per_iteration(self) -> float:
         """Median time of a training iteration."""

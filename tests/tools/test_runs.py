@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmsemi.apis import runs
 from mmsemi.apis.launch import UsageError
@@ -80,6 +81,69 @@ def test_all_labels_are_those_of_all_images_of_the_data_set(tmp_path):
     assert every.options[:3] == [
         'a=1', 'train_dataloader.dataset.labeled=1/1', 'train_dataloader.dataset.candidates=None'
     ]  # fmt: skip
+
+
+def followed(work_dir: Path, total: int, told: dict[int, tuple[float, float, float]]) -> Run:
+    """A run whose logs say how good its pseudo-labels were at some steps."""
+    run = measured(work_dir, {'student/mIoU': 40.0})
+    names = ('pseudo/mIoU', 'pseudo/mining_ratio', 'pseudo/accuracy_kept')
+    lines = [{'loss': 1.0, 'step': step, **dict(zip(names, values, strict=True))} for step, values in told.items()]
+    with next(work_dir.glob('*/vis_data/scalars.json')).open('a') as file:
+        file.write('\n' + '\n'.join(map(json.dumps, [*lines, {'loss': 1.0, 'step': total}])))
+    return run
+
+
+def test_pseudo_labels_are_those_of_the_tenth_before_each_mark(tmp_path):
+    told = {
+        10: (90.0, 0.9, 0.9), 20: (10.0, 0.1, 0.5), 25: (20.0, 0.3, 0.7), 50: (30.0, 0.5, 0.5), 95: (40.0, 1.0, 1.0)
+    }  # fmt: skip
+    runs = {
+        'supervised': [measured(tmp_path / 's', {'student/mIoU': 1.0})],
+        'mllc': [followed(tmp_path / 'a', 100, told), followed(tmp_path / 'b', 100, {30: (50.0, 0.5, 0.5)})],
+    }
+    assert runs['supervised'][0].pseudo_labels() is None
+    quarter, half, end = runs['mllc'][0].pseudo_labels()
+    assert (quarter['pseudo/mIoU'], half['pseudo/mIoU'], end['pseudo/mIoU']) == (15.0, 30.0, 40.0)
+    head, _, row = compare.pseudo_table(runs).splitlines()
+    assert head.startswith('| method | mIoU at 25% | kept at 25% | right at 25% | mIoU at 50%')
+    assert row == '| mllc | 32.5 | 35.0 % | 55.0 % | 40.0 | 50.0 % | 50.0 % | 45.0 | 75.0 % | 75.0 % |'
+    with pytest.raises(UsageError, match='no run followed them; train with default_hooks'):
+        compare.pseudo_table({'supervised': runs['supervised']})
+
+
+def test_labels_are_compared_each_number_in_its_folder_and_drawn(tmp_path):
+    for budget, score in ((23, 30.0), (46, 40.0)):
+        for seed in (0, 1):
+            run = measured(
+                tmp_path / f'{budget}_labels/supervised_r18_shapes/seed{seed}', {'student/mIoU': score + seed}
+            )
+            run._marker('finished').write_text('')
+    picture = tmp_path / 'labels.png'
+    arguments = dict(labels=[46, 23], work_dir=tmp_path, from_logs=True, picture=picture)
+    table = compare.compare([CONFIG], [0, 1], **arguments)
+    assert table.splitlines() == [
+        '| method | branch | 23 labels | 46 labels |',
+        '| --- | --- | --- | --- |',
+        '| supervised_r18_shapes | student | 30.50 ± 0.71 | 40.50 ± 0.71 |',
+    ]
+    assert Image.open(picture).size[0] > 500
+    with pytest.raises(UsageError, match='seed2, 23 labels'):
+        compare.compare([CONFIG], [0, 1, 2], **arguments)
+    planned = compare.plan([CONFIG], [0], ['train_dataloader.dataset.labeled=23'], tmp_path)
+    assert planned['supervised_r18_shapes'][0].options[0] == 'train_dataloader.dataset.labeled=23'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (dict(labels=[0]), '1 or more, not 0'),
+        (dict(labels=[4], all_labels=True), 'leave out --all-labels'),
+        (dict(picture='a.png'), '--picture draws what --labels compares'),
+    ],
+)
+def test_labels_that_cannot_be_compared_are_refused(tmp_path, arguments, said):
+    with pytest.raises(UsageError, match=said):
+        compare.compare([CONFIG], [0], work_dir=tmp_path, **arguments)
 
 
 def test_a_table_is_made_of_logs_alone(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
     python tools/analysis/compare.py supervised/supervised_r18_shapes.py mllc/mllc_r18_shapes.py --seeds 0 1 2
     python tools/analysis/compare.py unimatch/unimatch_r101_cityscapes.py --baseline
+    python tools/analysis/compare.py mllc/mllc_r18_shapes.py --baseline --labels 12 24 48 --picture labels.png
 
 A seed sets the network's start, the order of the data and the draw of labeled images. Runs that have finished are not
 trained again, those that were broken off go on from their last checkpoint. The table is Markdown.
@@ -9,10 +10,10 @@ trained again, those that were broken off go on from their last checkpoint. The 
 
 from __future__ import annotations
 
-from mmsemi.apis.comparing import compare, compare_parser, plan, scores, table
+from mmsemi.apis.comparing import compare, compare_parser, plan, pseudo_table, scores, table
 from mmsemi.apis.launch import run
 
-__all__ = ['plan', 'scores', 'table']
+__all__ = ['plan', 'pseudo_table', 'scores', 'table']
 
 
 def main() -> None:
