@@ -156,6 +156,27 @@ def test_a_table_is_made_of_logs_alone(tmp_path, capsys):
     assert 'seed4 was trained by another config' in capsys.readouterr().err
 
 
+def test_tables_of_a_page_are_written_anew_from_logs_or_not_at_all(tmp_path):
+    fill_tables = load_tool('analysis/fill_tables.py')
+    for seed, score in ((0, 40.0), (1, 42.0)):
+        run = measured(tmp_path / f'supervised_r18_shapes/seed{seed}', {'student/mIoU': score})
+        run._marker('finished').write_text('')
+    asked = f'{CONFIG} --seeds 0 1 --work-dir {tmp_path}'
+    page = (
+        f'Before\n\n<!-- compare.py {asked} -->\nold\n<!-- compare.py ends -->\n\nbetween\n'
+        f'<!-- compare.py {asked} --only table -->\n<!-- compare.py ends -->\nbehind\n'
+    )
+    filled = fill_tables.fill(page)
+    row = '| supervised_r18_shapes | student | 40.00 | 42.00 | 41.00 ± 1.41 |  | 0.500 |'
+    assert filled.count(row) == 2 and filled.count('```bash\npython tools/analysis/compare.py') == 1
+    assert filled.count('Before') == filled.count('between') == filled.count('behind') == 1 and 'old' not in filled
+    assert fill_tables.fill(filled) == filled, 'a page that is filled stays as it is'
+    with pytest.raises(UsageError, match='seed2'):
+        fill_tables.fill(page.replace('0 1 --work', '0 1 2 --work'))
+    with pytest.raises(UsageError, match='there is no'):
+        fill_tables.fill('no table')
+
+
 def test_seed_sets_network_and_partition(tmp_path):
     (run,) = compare.plan([CONFIG], [3], ['a=1'], tmp_path)['supervised_r18_shapes']
     assert run.options == ['a=1', 'randomness.seed=3', 'train_dataloader.dataset.seed=3']

@@ -1,0 +1,85 @@
+"""Fill the tables of Markdown pages from the logs of the trainings that they tell of.
+
+    python tools/analysis/fill_tables.py docs/results.md README.md
+
+A page names a comparison in a comment, as on a command line of ``tools/analysis/compare.py``, and everything from there
+to the closing comment is written anew: the command, and the table that it makes of logs alone. Nothing is trained, and
+nothing is changed if a training is missing. ::
+
+    <!-- compare.py supervised/supervised_r18_shapes.py mllc/mllc_r18_shapes.py --work-dir work_dirs/shapes -->
+    <!-- compare.py ends -->
+
+``--only table`` before ``-->`` leaves the command out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+from mmsemi.apis.comparing import compare, compare_parser
+from mmsemi.apis.launch import UsageError, run
+
+_BLOCK = re.compile(r'(<!-- compare\.py (?P<arguments>(?!ends).*?) -->\n).*?(<!-- compare\.py ends -->)', re.DOTALL)
+_WIDTH = 120
+
+
+def fill(text: str) -> str:
+    """A page with its tables written anew.
+
+    Raises:
+        UsageError: If it has no table, or a training is missing.
+    """
+    filled, found = _BLOCK.subn(lambda block: f'{block[1]}\n{_content(block["arguments"])}\n\n{block[3]}', text)
+    if not found:
+        raise UsageError('there is no <!-- compare.py ARGUMENTS --> with a <!-- compare.py ends --> behind it.')
+    return filled
+
+
+def _content(arguments: str) -> str:
+    """The command and its table."""
+    parser = compare_parser('compare.py')
+    parser.add_argument('--only', choices=['table'])
+    words = shlex.split(arguments)
+    asked = vars(parser.parse_args(words))
+    only = asked.pop('only')
+    with contextlib.redirect_stdout(io.StringIO()):
+        table = compare(**{**asked, 'from_logs': True})
+    return table if only else f'{_command(words)}\n\n{table}'
+
+
+def _command(words: list[str]) -> str:
+    """A shell's lines of the command that trains and compares."""
+    lines = ['python tools/analysis/compare.py']
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + len(word) > _WIDTH - 3:
+            lines.append('   ')
+        lines[-1] += f' {word}'
+    return '```bash\n{}\n```'.format(' \\\n'.join(lines))
+
+
+def main() -> None:
+    """Read the command line and rewrite the pages, all or none."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition('\n')[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('pages', nargs='+', type=Path, metavar='PAGE', help='Markdown files')
+    filled = {}
+    for page in parser.parse_args().pages:
+        if not page.is_file():
+            raise UsageError(f'{page} does not exist.')
+        try:
+            filled[page] = fill(page.read_text(encoding='utf-8'))
+        except UsageError as error:
+            raise UsageError(f'{page}: {error}') from None
+    for page, text in filled.items():
+        page.write_text(text, encoding='utf-8')
+        print(f'{page} is filled')
+
+
+if __name__ == '__main__':
+    run(main)
