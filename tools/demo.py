@@ -19,6 +19,7 @@ import matplotlib
 matplotlib.use('Agg')
 
 import numpy as np
+import torch
 from matplotlib import pyplot
 from matplotlib.patches import Patch
 from mmengine.config import Config
@@ -93,38 +94,59 @@ def print_table(runs: list[Run], scores: list[float], minutes: float) -> None:
         print(f'{name:<12} | {use:<16} | {one.seconds_per_iteration():<11.3f} | {gain:<6} | {score:.2f}')
 
 
-def draw_picture(root: Path, predictions: dict[str, Path], out: Path, count: int = 4) -> None:
-    """Save images, their ground truth and each method's prediction side by side.
+def image_score(predicted: np.ndarray, truth: np.ndarray, classes: int) -> float:
+    """Mean IoU of one image in percent, over the classes that its truth or its prediction shows."""
+    from mmseg.evaluation import IoUMetric
+
+    overlap, union, *_ = IoUMetric.intersect_and_union(torch.tensor(predicted), torch.tensor(truth), classes, 255)
+    return 100 * float((overlap / union)[union > 0].mean()) if (union > 0).any() else 0.0
+
+
+def draw_picture(root: Path, predictions: dict[str, Path], out: Path, count: int = 6) -> None:
+    """Save images, their ground truth and each method's prediction side by side, with each image's score.
+
+    Images are in the order of what the last method gains on the first, from the largest gain to the largest loss, with
+    those between at equal steps.
 
     Args:
         root (Path): The data set.
         predictions (dict[str, Path]): Folder of PNG files of each method, by its name.
         out (Path): File to write.
-        count (int): Number of validation images. Defaults to 4.
+        count (int): Number of validation images. Defaults to 6.
     """
-    names = (root / 'ImageSets/Segmentation/val.txt').read_text(encoding='utf-8').split()[:count]
+    names = (root / 'ImageSets/Segmentation/val.txt').read_text(encoding='utf-8').split()
     with quiet():
         meta = DATASETS.get('ShapesDataset').METAINFO
     palette = np.array(meta['palette'], dtype=np.uint8)
+    truths = {name: np.array(Image.open(root / 'SegmentationClass' / f'{name}.png')) for name in names}
+    masks = {name: [np.array(Image.open(folder / f'{name}.png')) for folder in predictions.values()] for name in names}
+    scores = {name: [image_score(mask, truths[name], len(palette)) for mask in masks[name]] for name in names}
+    ordered = sorted(names, key=lambda name: scores[name][0] - scores[name][-1])
+    shown = [ordered[round(place)] for place in np.linspace(0, len(ordered) - 1, min(count, len(ordered)))]
     columns = ['image', 'ground truth', *predictions]
     figure, axes = pyplot.subplots(
-        count, len(columns), figsize=(2.1 * len(columns), 2.1 * count + 0.8), squeeze=False, layout='constrained'
+        len(shown),
+        len(columns),
+        figsize=(2.1 * len(columns), 2.3 * len(shown) + 0.8),
+        squeeze=False,
+        layout='constrained',
     )
-    for row, name in zip(axes, names, strict=True):
-        truth = np.array(Image.open(root / 'SegmentationClass' / f'{name}.png'))
-        labels = [truth, *(np.array(Image.open(folder / f'{name}.png')) for folder in predictions.values())]
+    for number, (row, name) in enumerate(zip(axes, shown, strict=True)):
         row[0].imshow(Image.open(root / 'JPEGImages' / f'{name}.jpg'))
-        for axis, label in zip(row[1:], labels, strict=True):
+        for axis, label in zip(row[1:], [truths[name], *masks[name]], strict=True):
             axis.imshow(colored(label, meta['palette']))
-    for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(title)
+        told = ['', '', *(f'{score:.1f}' for score in scores[name])]
+        if len(predictions) > 1:
+            told[-1] += f' ({scores[name][-1] - scores[name][0]:+.1f})'
+        for axis, column, text in zip(row, columns, told, strict=True):
+            axis.set_title(f'{column}\n{text}' if number == 0 else text, fontsize=10)
     for axis in axes.flat:
         axis.axis('off')
     classes = zip(meta['classes'], palette / 255, strict=True)
     patches = [Patch(facecolor=color, label=name, edgecolor='gray') for name, color in classes]
     patches.append(Patch(facecolor='white', label='ignored', edgecolor='gray'))
     figure.legend(handles=patches, loc='outside lower center', ncols=5, frameon=False)
-    figure.savefig(out, dpi=120)
+    figure.savefig(out, dpi=100)
     pyplot.close(figure)
 
 
@@ -147,7 +169,7 @@ def main() -> None:
     picture = args.work_dir / 'predictions.png'
     draw_picture(root, folders, picture)
     print_table(runs, scores, minutes)
-    print(f'\nimages, ground truth and predictions side by side: {picture}')
+    print(f'\nimages with their mIoU, from the largest gain to the largest loss: {picture}')
 
 
 if __name__ == '__main__':

@@ -103,14 +103,15 @@ def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None =
     """A Markdown table, a row for each method's branch.
 
     Gains are over the first config's last branch, seed by seed: their mean, and behind ± its standard error. Where it
-    was trained with all labels too, the last column but one tells what share of that gap the mean gain closes.
+    was trained with all labels too, and they helped, the last column but one tells what share of that gap the mean gain
+    closes.
     """
     head = ['method', 'branch', *(f'seed {seed}' for seed in seeds), 'mean ± spread', 'gain']
     found = {name: _of_branches(of_seeds) for name, of_seeds in runs.items()}
     first = list(next(iter(found.values())).values())[-1]
     every = next((list(of.values())[-1] for name, of in found.items() if name.endswith(ALL_LABELS_SUFFIX)), None)
-    gap = statistics.mean(every) - statistics.mean(first) if every else None
-    head += [*(['of the gap'] if gap else []), 's/iteration']
+    gap = statistics.mean(every) - statistics.mean(first) if every else 0.0
+    head += [*(['of the gap'] if gap > 0 else []), 's/iteration']
     rows = []
     for name, of_seeds in runs.items():
         seconds = statistics.median(one.seconds_per_iteration() for one in of_seeds)
@@ -120,7 +121,7 @@ def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None =
             gains = [value - start for value, start in zip(values, first, strict=True)]
             cells = [name, b, *(f'{value:.2f}' for value in values), _with(values, len(values) ** 0.5, '.2f')]
             cells.append(_with(gains, 1, '+.2f') if values is not first else '')
-            if gap:
+            if gap > 0:
                 cells.append(f'{100 * statistics.mean(gains) / gap:.0f} %' if values is not first else '')
             rows.append([*cells, f'{seconds:.3f}'])
     return _markdown(head, rows)

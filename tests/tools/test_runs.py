@@ -69,6 +69,8 @@ def test_gains_are_those_of_the_same_seeds_and_a_share_of_what_all_labels_bring(
     assert rows[2].endswith('| 49.00 ± 5.57 | +4.00 ± 0.58 | 27 % | 0.500 |'), 'seeds differ by more than methods'
     one = compare.table({name: of_seeds[:1] for name, of_seeds in runs.items()}, [0]).splitlines()[-1]
     assert one.endswith('| 43.00 | 43.00 | +3.00 | 15 % | 0.500 |')
+    runs['supervised_all_labels'] = runs_of('worse', 30.0, 30.0, 30.0)
+    assert 'of the gap' not in compare.table(runs, [0, 1, 2]), 'there is none where all labels do not help'
 
 
 def test_all_labels_are_those_of_all_images_of_the_data_set(tmp_path):
