@@ -170,8 +170,9 @@ def test_every_resize_of_a_config_has_antialiasing(path):
 
 def make_drives(root):
     """Frames of the drives that are labeled, unlabeled and evaluated."""
-    labeled = ['0016E5_00390', '0016E5_00420', '0016E5_00450']
-    return make_camvid(root, {'train': [*labeled, '0001TP_006690', '0006R0_f00930'], 'val': ['0006R0_f02460']})
+    labeled = ['0006R0_f00930', '0006R0_f00960', '0006R0_f00990']
+    unlabeled = ['0001TP_006690', '0016E5_00390']
+    return make_camvid(root, {'train': [*labeled, *unlabeled, '0016E5_04680'], 'val': ['0016E5_07959']})
 
 
 MAKERS = {

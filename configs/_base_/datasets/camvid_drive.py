@@ -1,5 +1,6 @@
-# CamVid at 320 x 240 as it is used: labels from the first minute of one drive, unlabeled images from all, the first
-# half of the evaluated drive included; its second half is evaluated, ten frames later. Why this one: docs/results.md.
+# CamVid at 320 x 240 as it is used: labels from the first minute of one drive (0006R0), unlabeled images from all
+# three, the first half of the evaluated drive (0016E5) included; its second half is evaluated, ten frames later. Why
+# this one: docs/results.md.
 _base_ = './camvid.py'
 crop_size = (193, 193)
 image_size = (320, 240)  # width, height
@@ -20,13 +21,16 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 
-labeled_from = dict(_base_.train_dataloader.dataset.dataset, sequences=('0016E5',), frames={'0016E5': (0, 2190)})
+labeled_from = dict(_base_.train_dataloader.dataset.dataset, sequences=('0006R0',), frames={'0006R0': (930, 2730)})
 train_dataloader = dict(
     dataset=dict(
-        dataset=dict(sequences=('0001TP', '0016E5', '0006R0'), frames={'0006R0': (0, 2130)}),
+        dataset=dict(sequences=('0001TP', '0006R0', '0016E5'), frames={'0016E5': (390, 4350)}),
         candidates=labeled_from,
         pipeline=train_pipeline,
     ),
 )
-val_dataloader = dict(dataset=dict(frames={'0006R0': (2460, 3930)}, pipeline=test_pipeline))
+# The frames of val/ are of the evaluated drive too, 15 a second of one place.
+val_dataloader = dict(
+    dataset=dict(folders=('train',), sequences=('0016E5',), frames={'0016E5': (4680, 8640)}, pipeline=test_pipeline)
+)
 test_dataloader = val_dataloader
