@@ -29,9 +29,9 @@ def roots(tmp_path_factory) -> dict[str, str]:
     root = tmp_path_factory.mktemp('data')
     data.make_voc(root / 'voc', n_train=12, n_aug=12, n_val=1, size=(64, 48))
     data.make_cityscapes(root / 'cityscapes', n_train=20, n_val=1, size=(64, 32))
-    drives = [f'{drive}_{i:06}' for drive in ('0001TP', '0016E5') for i in range(30)]
-    names = {'train': drives, 'val': ['0016E5_000031', '0006R0_f00001', '0006R0_f02460']}
-    data.make_camvid(root / 'camvid', names)
+    starts = {'0001TP_{:06}': 6690, '0006R0_f{:05}': 930, '0016E5_{:06}': 390}
+    drives = [name.format(start + 30 * i) for name, start in starts.items() for i in range(30)]
+    data.make_camvid(root / 'camvid', {'train': [*drives, '0016E5_004680'], 'val': ['0016E5_007959']})
     shapes = data.make_voc(root / 'shapes', n_train=60, n_aug=0, n_val=1, size=(48, 48), num_classes=8, trainaug=False)
     for mask in (shapes / 'SegmentationClassAug').glob('*.png'):
         mask.rename(shapes / 'SegmentationClass' / mask.name)
