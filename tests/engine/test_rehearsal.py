@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import BaseDataset
+from PIL import Image
 
 from mmsemi.engine import PseudoLabelHook, RehearsalHook
 from mmsemi.engine.hooks.pseudo_label_hook import count, quality
-from mmsemi.engine.rehearsal import check_classes, check_work_dir, try_step
+from mmsemi.engine.rehearsal import check_classes, check_work_dir, try_step, validation
 from mmsemi.structures import PseudoLabel, Seen
 from tests import tiny
 
@@ -61,3 +63,23 @@ def test_the_quality_of_pseudo_labels_is_counted_over_all_and_over_kept_ones():
     assert found['mIoU'] == pytest.approx(50.0) and found['share_a'] == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match='log_interval'):
         PseudoLabelHook(log_interval=0)
+
+
+def test_validation_images_of_one_batch_have_one_size_as_they_are_read(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter when it is read
+    sizes = {'upright': ((20, 16), None), 'turned': ((16, 20), exif), 'lying': ((16, 20), None)}
+    for name, (size, tag) in sizes.items():
+        Image.new('RGB', size).save(tmp_path / f'{name}.jpg', exif=tag or Image.Exif())
+
+    def problems(*names: str, batch_size: int = 2) -> list[str]:
+        paths = [str(tmp_path / f'{name}.jpg') for name in names]
+        dataset = BaseDataset(data_root='', pipeline=[], lazy_init=True)
+        dataset.load_data_list = lambda: [dict(img_path=path) for path in paths]
+        dataset.full_init()
+        return validation._mixed_sizes(SimpleNamespace(batch_size=batch_size), dataset)
+
+    assert problems('upright', 'turned') == [] and problems('upright', 'lying', batch_size=1) == []
+    for names in (('upright', 'lying'), ('turned', 'lying')):
+        (problem,) = problems(*names)
+        assert 'has 20 x 16 pixels' in problem and 'lying.jpg 16 x 20; set it to 1' in problem
