@@ -175,8 +175,12 @@ def test_tables_of_a_page_are_written_anew_from_logs_or_not_at_all(tmp_path):
     assert fill_tables.fill(filled) == filled, 'a page that is filled stays as it is'
     with pytest.raises(UsageError, match='seed2'):
         fill_tables.fill(page.replace('0 1 --work', '0 1 2 --work'))
-    with pytest.raises(UsageError, match='there is no'):
-        fill_tables.fill('no table')
+    assert fill_tables.fill('no table') == 'no table'
+    folder = tmp_path / 'supervised_r18_shapes'
+    cell = f'| ours | <!-- mean of {folder} -->12<!-- end --> |'
+    assert fill_tables.fill(cell) == f'| ours | <!-- mean of {folder} -->41.00 ± 1.41<!-- end --> |'
+    with pytest.raises(UsageError, match='has no seeds'):
+        fill_tables.fill(cell.replace('supervised', 'other'))
 
 
 def test_seed_sets_network_and_partition(tmp_path):

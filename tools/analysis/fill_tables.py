@@ -9,7 +9,10 @@ nothing is changed if a training is missing. ::
     <!-- compare.py supervised/supervised_r18_shapes.py mllc/mllc_r18_shapes.py --work-dir work_dirs/shapes -->
     <!-- compare.py ends -->
 
-``--only table`` before ``-->`` leaves the command out.
+``--only table`` before ``-->`` leaves the command out. One score, of the teacher where there is one, with its spread
+over the seeds of a folder ::
+
+    <!-- mean of work_dirs/shapes/mllc_r18_shapes --><!-- end -->
 """
 
 from __future__ import annotations
@@ -19,25 +22,36 @@ import contextlib
 import io
 import re
 import shlex
+import statistics
 from pathlib import Path
 
-from mmsemi.apis.comparing import compare, compare_parser
+from mmsemi.apis.comparing import BRANCHES, compare, compare_parser, scores
 from mmsemi.apis.launch import UsageError, run
+from mmsemi.apis.runs import Run
 
 _BLOCK = re.compile(r'(<!-- compare\.py (?P<arguments>(?!ends).*?) -->\n).*?(<!-- compare\.py ends -->)', re.DOTALL)
+_SCORE = re.compile(r'(<!-- mean of (?P<folder>\S+) -->).*?(<!-- end -->)')
 _WIDTH = 120
 
 
 def fill(text: str) -> str:
-    """A page with its tables written anew.
+    """A page with its tables and scores written anew.
 
     Raises:
-        UsageError: If it has no table, or a training is missing.
+        UsageError: If a training is missing.
     """
-    filled, found = _BLOCK.subn(lambda block: f'{block[1]}\n{_content(block["arguments"])}\n\n{block[3]}', text)
-    if not found:
-        raise UsageError('there is no <!-- compare.py ARGUMENTS --> with a <!-- compare.py ends --> behind it.')
-    return filled
+    text = _BLOCK.sub(lambda block: f'{block[1]}\n{_content(block["arguments"])}\n\n{block[3]}', text)
+    return _SCORE.sub(lambda score: f'{score[1]}{_mean(Path(score["folder"]))}{score[3]}', text)
+
+
+def _mean(folder: Path) -> str:
+    """Mean and spread over the seeds whose trainings lie in a folder."""
+    runs = [Run(f'{folder.name}/{path.name}', '', path) for path in sorted(folder.glob('seed*'))]
+    if not runs or not all(one.has_ended() for one in runs):
+        raise UsageError(f'{folder} has no seeds, or one that was not trained to its end.')
+    values = [values for branch in BRANCHES if (values := scores(runs, branch))][-1]
+    spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.2f}{spread}'
 
 
 def _content(arguments: str) -> str:
@@ -78,7 +92,8 @@ def main() -> None:
             raise UsageError(f'{page}: {error}') from None
     for page, text in filled.items():
         page.write_text(text, encoding='utf-8')
-        print(f'{page} is filled')
+        blocks, scored = (len(pattern.findall(text)) for pattern in (_BLOCK, _SCORE))
+        print(f'{page}: tables {blocks}, single scores {scored}')
 
 
 if __name__ == '__main__':

@@ -53,7 +53,7 @@ def main() -> None:
     cfg = load_config(SimpleNamespace(config=METHOD, **options))
     root = Path(cfg.data_root)
     with tempfile.TemporaryDirectory() as folder:
-        names = (root / 'ImageSets/Segmentation/val.txt').read_text(encoding='utf-8').split()[:3]
+        names = (root / 'ImageSets/Segmentation/val.txt').read_text(encoding='utf-8').split()
         images = Path(folder) / 'images.txt'
         images.write_text(
             ''.join(f'{(root / "JPEGImages" / name).resolve()}.jpg\n' for name in names), encoding='utf-8'
@@ -61,7 +61,7 @@ def main() -> None:
         masks = {}
         for title, work_dir in (('supervised, 24 labels', args.supervised), ('MLLC, 24 labels', args.method)):
             masks[title] = predict(str(checkpoints.last(work_dir)), str(images), str(Path(folder) / title))
-        draw_picture(root, masks, args.out / 'predictions.png', len(names))
+        draw_picture(root, masks, args.out / 'predictions.png', count=4)
     browse(cfg, str(checkpoints.last(args.method)), str(args.out / 'browse.png'), images=3, seed=1)
     plot([args.supervised, args.method], out=str(args.out / 'curves.png'))
     for name in ('predictions', 'browse', 'curves'):
