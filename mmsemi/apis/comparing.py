@@ -36,6 +36,13 @@ def compare_parser(prog: str | None = None) -> argparse.ArgumentParser:
         '--pseudo-labels', action='store_true', help='a second table: how good pseudo-labels were during training'
     )
     parser.add_argument(
+        '--vary',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help="train the first config with each of these, too: an ablation; several keys at once are joined by '&'",
+    )
+    parser.add_argument(
         '--labels', nargs='+', type=int, default=[], metavar='N', help='compare over these numbers of labeled images'
     )
     parser.add_argument('--picture', type=Path, help='with --labels: a PNG file of scores against them')
@@ -51,14 +58,17 @@ def plan(
     work_dir: Path,
     baseline: bool = False,
     all_labels: bool = False,
+    vary: Sequence[str] = (),
 ) -> dict[str, list[Run]]:
     """One run for each config and seed, by the config's name.
 
     ``baseline``: in front those of the first's baseline. ``all_labels``: behind what is then first the same with the
-    masks of all images of its data set, for as many epochs.
+    masks of all images of its data set, for as many epochs. ``vary``: behind all the first config once more for each of
+    these, with this option, or these joined by '&'.
     """
     runs: dict[str, list[Run]] = {}
     asked = [(config, '', [], []) for config in configs]
+    asked += [(configs[0], f'_{_short(option)}', [], option.split('&')) for option in vary]
     if baseline:
         asked.insert(0, (configs[0], BASELINE_SUFFIX, ['--baseline'], []))
     if all_labels:
@@ -80,6 +90,15 @@ def plan(
             for seed in seeds
         ]
     return runs
+
+
+def _short(option: str) -> str:
+    """'KEY=VALUE' by the last word of each key, as a part of a name."""
+    return '_'.join(f'{key.rpartition(".")[2]}={value}' for key, _, value in _pairs(option)).replace('/', '-')
+
+
+def _pairs(option: str) -> list[tuple[str, str, str]]:
+    return [one.partition('=') for one in option.split('&')]
 
 
 def scores(runs: Sequence[Run], branch: str) -> list[float] | None:
@@ -178,6 +197,7 @@ def compare(
     all_labels: bool = False,
     from_logs: bool = False,
     pseudo_labels: bool = False,
+    vary: Sequence[str] = (),
     labels: Sequence[int] = (),
     picture: str | Path | None = None,
 ) -> str:
@@ -197,6 +217,7 @@ def compare(
         all_labels (bool): Train what the others are compared with on all labels, too. Defaults to False.
         from_logs (bool): Train nothing. Defaults to False.
         pseudo_labels (bool): Tell how good pseudo-labels were, too. Defaults to False.
+        vary (Sequence[str]): ``'KEY=VALUE'``, several joined by '&': train the first config with each of these, too.
         labels (Sequence[int]): Train with each of these numbers of labeled images; the table has a column for each.
         picture (str | Path, optional): PNG file in which scores are drawn against these numbers.
 
@@ -206,13 +227,16 @@ def compare(
     Raises:
         UsageError: If a training fails or, ``from_logs``, is missing, or two configs have one name.
     """
+    unclear = [option for option in vary if not all(key and value for key, _, value in _pairs(option))]
+    if unclear:
+        raise UsageError(f'--vary takes KEY=VALUE, not {unclear[0]!r}.')
     if labels and (all_labels or pseudo_labels):
         raise UsageError('--labels is a table of its own: leave out --all-labels and --pseudo-labels.')
     if picture and not labels:
         raise UsageError('--picture draws what --labels compares; give numbers of labeled images.')
 
     def planned(options: list[str], folder: Path) -> dict[str, list[Run]]:
-        return plan(configs, seeds, options, folder, baseline, all_labels)
+        return plan(configs, seeds, options, folder, baseline, all_labels, vary)
 
     options, work_dir = list(cfg_options), Path(work_dir)
     if labels:

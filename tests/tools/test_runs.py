@@ -135,15 +135,29 @@ def test_labels_are_compared_each_number_in_its_folder_and_drawn(tmp_path):
     assert planned['supervised_r18_shapes'][0].options[0] == 'train_dataloader.dataset.labeled=23'
 
 
+def test_a_config_is_compared_with_itself_under_other_options(tmp_path):
+    asked = ['model.a.rate=1.5', 'model.b=x/y&hooks.c=None']
+    planned = compare.plan([CONFIG, 'mllc/mllc_r18_shapes.py'], [0], ['d=1'], tmp_path, vary=asked)
+    assert list(planned) == [
+        'supervised_r18_shapes', 'mllc_r18_shapes', 'supervised_r18_shapes_rate=1.5', 'supervised_r18_shapes_b=x-y_c=None'
+    ]  # fmt: skip
+    *_, [one], [other] = planned.values()
+    assert one.config == other.config == CONFIG and other.work_dir.parent.parent == tmp_path
+    assert one.options[:2] == ['d=1', 'model.a.rate=1.5']
+    assert other.options[:3] == ['d=1', 'model.b=x/y', 'hooks.c=None']
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
+        (dict(vary=['a=1', 'b']), "--vary takes KEY=VALUE, not 'b'"),
+        (dict(vary=['a=1&']), "--vary takes KEY=VALUE, not 'a=1&'"),
         (dict(labels=[0]), '1 or more, not 0'),
         (dict(labels=[4], all_labels=True), 'leave out --all-labels'),
         (dict(picture='a.png'), '--picture draws what --labels compares'),
     ],
 )
-def test_labels_that_cannot_be_compared_are_refused(tmp_path, arguments, said):
+def test_what_cannot_be_compared_is_refused(tmp_path, arguments, said):
     with pytest.raises(UsageError, match=said):
         compare.compare([CONFIG], [0], work_dir=tmp_path, **arguments)
 
