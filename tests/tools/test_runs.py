@@ -138,9 +138,8 @@ def test_labels_are_compared_each_number_in_its_folder_and_drawn(tmp_path):
 def test_a_config_is_compared_with_itself_under_other_options(tmp_path):
     asked = ['model.a.rate=1.5', 'model.b=x/y&hooks.c=None']
     planned = compare.plan([CONFIG, 'mllc/mllc_r18_shapes.py'], [0], ['d=1'], tmp_path, vary=asked)
-    assert list(planned) == [
-        'supervised_r18_shapes', 'mllc_r18_shapes', 'supervised_r18_shapes_rate=1.5', 'supervised_r18_shapes_b=x-y_c=None'
-    ]  # fmt: skip
+    first = 'supervised_r18_shapes'
+    assert list(planned) == [first, 'mllc_r18_shapes', f'{first}_rate=1.5', f'{first}_b=x-y_c=None']
     *_, [one], [other] = planned.values()
     assert one.config == other.config == CONFIG and other.work_dir.parent.parent == tmp_path
     assert one.options[:2] == ['d=1', 'model.a.rate=1.5']
