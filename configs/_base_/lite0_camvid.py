@@ -8,8 +8,8 @@ optim_wrapper = dict(
     optimizer=dict(lr=2e-4),
     paramwise_cfg=dict(custom_keys={'decode_head': dict(lr_mult=5.0), 'heads.': dict(lr_mult=5.0)}),
 )
-# Of 209 unlabeled images, 4 an iteration: 1,404 iterations.
-train_cfg = dict(max_epochs=27, val_interval=9)
+# Of 385 unlabeled images, 4 an iteration: 1,440 iterations.
+train_cfg = dict(max_epochs=15, val_interval=5)
 # All images have masks: how good pseudo-labels are goes into the log.
 train_dataloader = dict(dataset=dict(unlabeled_gt=True))
 custom_hooks = [dict(type='PseudoLabelHook', interval=0)]

@@ -170,9 +170,9 @@ def test_every_resize_of_a_config_has_antialiasing(path):
 
 def make_drives(root):
     """Frames of the drives that are labeled, unlabeled and evaluated."""
-    labeled = ['0006R0_f00930', '0006R0_f00960', '0006R0_f00990']
-    unlabeled = ['0001TP_006690', '0016E5_00390']
-    return make_camvid(root, {'train': [*labeled, *unlabeled, '0016E5_04680'], 'val': ['0016E5_07959']})
+    labeled = ['0001TP_006690', '0001TP_006720', '0001TP_006750']
+    unlabeled = ['0006R0_f00930', '0016E5_00390']
+    return make_camvid(root, {'train': [*labeled, *unlabeled, '0006R0_f02460'], 'val': ['0016E5_07959']})
 
 
 MAKERS = {
