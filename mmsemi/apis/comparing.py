@@ -13,6 +13,7 @@ from .children import available_cores
 from .label_efficiency import efficiency, efficiency_table, plan_budgets
 from .launch import BASELINE_SUFFIX, UsageError, find_config
 from .runs import MARKS, METRICS, PSEUDO, Run, train_all
+from .tables import markdown, with_error, with_spread
 
 BRANCHES = ('student', 'teacher')
 ALL_LABELS_SUFFIX = '_all_labels'
@@ -112,7 +113,7 @@ def scores(runs: Sequence[Run], branch: str) -> list[float] | None:
     return None
 
 
-def _of_branches(runs: Sequence[Run], branch: str | None = None) -> dict[str, list[float]]:
+def of_branches(runs: Sequence[Run], branch: str | None = None) -> dict[str, list[float]]:
     """Scores of the branches that a method has; of ``branch`` alone where it has that one."""
     found = {b: scored for b in BRANCHES if (scored := scores(runs, b))}
     return {branch: found[branch]} if branch in found else found
@@ -126,7 +127,7 @@ def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None =
     closes.
     """
     head = ['method', 'branch', *(f'seed {seed}' for seed in seeds), 'mean ± spread', 'gain']
-    found = {name: _of_branches(of_seeds) for name, of_seeds in runs.items()}
+    found = {name: of_branches(of_seeds) for name, of_seeds in runs.items()}
     first = list(next(iter(found.values())).values())[-1]
     every = next((list(of.values())[-1] for name, of in found.items() if name.endswith(ALL_LABELS_SUFFIX)), None)
     gap = statistics.mean(every) - statistics.mean(first) if every else 0.0
@@ -138,12 +139,12 @@ def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None =
             if branch in found[name] and b != branch:
                 continue
             gains = [value - start for value, start in zip(values, first, strict=True)]
-            cells = [name, b, *(f'{value:.2f}' for value in values), _with(values, len(values) ** 0.5, '.2f')]
-            cells.append(_with(gains, 1, '+.2f') if values is not first else '')
+            cells = [name, b, *(f'{value:.2f}' for value in values), with_spread(values)]
+            cells.append(with_error(gains) if values is not first else '')
             if gap > 0:
                 cells.append(f'{100 * statistics.mean(gains) / gap:.0f} %' if values is not first else '')
             rows.append([*cells, f'{seconds:.3f}'])
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def pseudo_table(runs: dict[str, list[Run]]) -> str:
@@ -171,19 +172,7 @@ def pseudo_table(runs: dict[str, list[Run]]) -> str:
             '--pseudo-labels: no run followed them; train with default_hooks.pseudo_labels.type=PseudoLabelHook '
             'train_dataloader.dataset.unlabeled_gt=True.'
         )
-    return _markdown(head, rows)
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return '\n'.join(f'| {" | ".join(row)} |' for row in [head, ['---'] * len(head), *rows])
-
-
-def _with(values: Sequence[float], factor: float, form: str) -> str:
-    """The mean, and ``factor`` times its standard error."""
-    if len(values) < 2:
-        return f'{statistics.mean(values):{form}}'
-    error = factor * statistics.stdev(values) / len(values) ** 0.5
-    return f'{statistics.mean(values):{form}} ± {error:.2f}'
+    return markdown(head, rows)
 
 
 def compare(
@@ -243,9 +232,9 @@ def compare(
         budgets = plan_budgets(planned, labels, options, work_dir)
         runs = [one for of_configs in budgets.values() for of_seeds in of_configs.values() for one in of_seeds]
         _complete(runs, jobs, work_dir, from_logs)
-        found = efficiency(budgets, partial(_of_branches, branch=branch))
+        found = efficiency(budgets, partial(of_branches, branch=branch))
         said = f'mIoU (mDice on ACDC) in percent: mean ± standard deviation over {len(seeds)} seeds.'
-        text = _markdown(*efficiency_table(found))
+        text = markdown(*efficiency_table(found))
         if picture:
             from mmsemi.visualization.efficiency import draw_efficiency
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .errors import UsageError
 from .runs import Run
+from .tables import with_spread
 
 LABELED = 'train_dataloader.dataset.labeled'
 
@@ -59,9 +59,5 @@ def efficiency_table(found: dict[str, dict[int, list[float]]]) -> tuple[list[str
     budgets = sorted({budget for of_budgets in found.values() for budget in of_budgets})
     rows = []
     for name, of_budgets in found.items():
-        cells = []
-        for values in (of_budgets[budget] for budget in budgets):
-            spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-            cells.append(f'{statistics.mean(values):.2f}{spread}')
-        rows.append([*name.rsplit(', ', 1), *cells])
+        rows.append([*name.rsplit(', ', 1), *(with_spread(of_budgets[budget]) for budget in budgets)])
     return ['method', 'branch', *(f'{budget} labels' for budget in budgets)], rows

@@ -133,10 +133,11 @@ class Run:
 
         Each is the mean over the tenth of training before the mark, of what ``PseudoLabelHook`` logged.
         """
-        told = [record for record in self._records() if set(PSEUDO) <= record.keys()]
+        records = self._records()
+        told = [record for record in records if set(PSEUDO) <= record.keys()]
         if not told:
             return None
-        total = max(record['step'] for record in self._records() if 'loss' in record)
+        total = max(record['step'] for record in records if 'loss' in record)
         means = []
         for mark in MARKS:
             # A short training may have one line alone in that time, or none.

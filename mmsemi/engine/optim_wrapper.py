@@ -29,12 +29,16 @@ class AutocastOptimWrapper(OptimWrapper):
         **kwargs: Those of mmengine's ``OptimWrapper``.
     """
 
+    # Whose depthwise convolutions have been seen to: a step need not go through all modules again.
+    _ready: nn.Module | None = None
+
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Within it a step runs its forward pass."""
         device = next(model.parameters()).device.type
-        if device == 'cpu':
+        if device == 'cpu' and self._ready is not model:
             keep_depthwise_in_float32(model)
+            self._ready = model
         with super().optim_context(model), torch.autocast(device, torch.bfloat16):
             yield
 

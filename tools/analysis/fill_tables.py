@@ -22,12 +22,12 @@ import contextlib
 import io
 import re
 import shlex
-import statistics
 from pathlib import Path
 
-from mmsemi.apis.comparing import BRANCHES, compare, compare_parser, scores
+from mmsemi.apis.comparing import compare, compare_parser, of_branches
 from mmsemi.apis.launch import UsageError, run
 from mmsemi.apis.runs import Run
+from mmsemi.apis.tables import with_spread
 
 _BLOCK = re.compile(r'(<!-- compare\.py (?P<arguments>(?!ends).*?) -->\n).*?(<!-- compare\.py ends -->)', re.DOTALL)
 _SCORE = re.compile(r'(<!-- mean of (?P<folder>\S+) -->).*?(<!-- end -->)')
@@ -49,9 +49,7 @@ def _mean(folder: Path) -> str:
     runs = [Run(f'{folder.name}/{path.name}', '', path) for path in sorted(folder.glob('seed*'))]
     if not runs or not all(one.has_ended() for one in runs):
         raise UsageError(f'{folder} has no seeds, or one that was not trained to its end.')
-    values = [values for branch in BRANCHES if (values := scores(runs, branch))][-1]
-    spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.2f}{spread}'
+    return with_spread(list(of_branches(runs).values())[-1])
 
 
 def _content(arguments: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmsemi.models.branch import Branch, BranchOutput
+from mmsemi.models.precision import full_precision
 from mmsemi.models.pseudo_labels import confident_labels
 from mmsemi.registry import MODELS
 from mmsemi.structures import PseudoLabel, Streams
@@ -133,7 +134,7 @@ class PrevMatch(UniMatch):
         weights = weights / weights.sum()
         coarse = self.coarse_scores([self.previous[i] for i in chosen], streams.weak)
         # Resizing is linear: the mean is resized, not each network's scores; in full precision.
-        mean = sum(weight * scores.float() for weight, scores in zip(weights, coarse, strict=True))
+        mean = sum(weight * full_precision(scores) for weight, scores in zip(weights, coarse, strict=True))
         size = tuple(streams.weak.shape[2:])
         scores = BranchOutput((), mean, size, self.student.segmentor.align_corners).logits
         return confident_labels(scores, self.previous_threshold, streams.valid)
