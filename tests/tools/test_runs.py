@@ -184,6 +184,7 @@ def test_tables_of_a_page_are_written_anew_from_logs_or_not_at_all(tmp_path):
     filled = fill_tables.fill(page)
     row = '| supervised_r18_shapes | student | 40.00 | 42.00 | 41.00 ± 1.41 |  | 0.500 |'
     assert filled.count(row) == 2 and filled.count('```bash\npython tools/analysis/compare.py') == 1
+    assert filled.index('```bash') < filled.index('between'), 'a block that asks for the table alone has no command'
     assert filled.count('Before') == filled.count('between') == filled.count('behind') == 1 and 'old' not in filled
     assert fill_tables.fill(filled) == filled, 'a page that is filled stays as it is'
     with pytest.raises(UsageError, match='seed2'):
