@@ -87,10 +87,13 @@ class Extent:
 
     def windows(self, locations: int, pixels: int, device: torch.device | str = 'cpu') -> tuple[Tensor, Tensor]:
         """First pixel and end (exclusive) of each location's field within the image, long, (locations,)."""
-        place = torch.arange(locations, device=device)
-        place = (place - place % self.shared).double() * self.jump
-        first = (place + self.first).floor().clamp(0, pixels)
-        end = (place + self.last + 1).ceil().clamp(0, pixels)
+        place = torch.arange(locations, dtype=torch.float64, device=device)
+        if self.shared > 1:
+            place = place - place % self.shared
+        place = place * self.jump
+        # Rounded down by the conversion to whole numbers.
+        first = (place + self.first).clamp(0, pixels)
+        end = (place + (self.last + 1)).ceil().clamp(0, pixels)
         return first.long(), end.long()
 
     def nearest(self, locations: int, pixels: int, device: torch.device | str = 'cpu') -> Tensor:
