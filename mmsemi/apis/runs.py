@@ -183,12 +183,13 @@ def _complete_records(path: Path) -> list[dict[str, float]]:
 def start_tool(
     name: str, arguments: Sequence[str], options: Sequence[str], log: Path, threads: int
 ) -> subprocess.Popen:
-    """Start a script of ``tools`` with its output in ``log``."""
+    """Start a script of ``tools`` with its output in ``log``; threads that the environment asks for come first."""
     command = [sys.executable, str(find_tool(name)), *arguments]
     if options:
         command += ['--cfg-options', *options]
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get('PYTHONPATH')]))
-    env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads)}
+    share = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(threads))
+    env = {**share, **os.environ, 'PYTHONPATH': path}
     with log.open('w', encoding='utf-8') as file:
         return children.start(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
