@@ -29,6 +29,8 @@ from .launch import find_config
 
 _SMALL = 'deeplabv3plus_r18w32'
 _LARGE = 'deeplabv3plus_r50'
+_WARMUP = 500
+"""Steps over which MLLC's pseudo-labels, which no threshold sifts, gain their weight (configs/mllc/README.md)."""
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Plan:
     network: str
     crop: tuple[int, int]
     longest: int | None
+    steps: int  # of an epoch
     epochs: int
     every: int
     labeled: int
@@ -255,7 +258,7 @@ def make_plan(data: Data, method: str | None, network: str | None, gpu_memory: f
     workers = min(8 if memory else 2, max(1, (os.cpu_count() or 1) - 1))
     unlabeled = 0 if method == 'supervised' else batch
     return Plan(
-        method, network, (side, side), longest, epochs, max(1, epochs // 10), batch, unlabeled, workers, reasons
+        method, network, (side, side), longest, steps, epochs, max(1, epochs // 10), batch, unlabeled, workers, reasons
     )
 
 
@@ -363,9 +366,9 @@ def config_text(data: Data, plan: Plan, root: str) -> str:
     how = _color_type(data)
     if how:
         lines.append(f"color_type = '{how[0]}'  # {how[1]}")
-    setting = _method_setting(plan, len(classes.names))
-    if setting:
-        lines.append(f'model = dict({setting[0]})  # {setting[1]}')
+    settings = _method_settings(plan, len(classes.names))
+    if settings:
+        lines += ['model = dict(', *(f'    {setting},  # {reason}' for setting, reason in settings.items()), ')']
     lines += [
         'train_dataloader = dict(',
         f'    batch_size={plan.labeled + plan.unlabeled},  # on each GPU; {why["batch"]}',
@@ -384,14 +387,19 @@ def _meant_for(schedule: str) -> int:
     return Config.fromfile(find_config(f'_base_/schedules/{schedule}.py')).auto_scale_lr.base_batch_size
 
 
-def _method_setting(plan: Plan, classes: int) -> tuple[str, str] | None:
-    """A key of the method that does not fit few classes or small crops by default, and why."""
+def _method_settings(plan: Plan, classes: int) -> dict[str, str]:
+    """Keys of the method that do not fit few classes, small crops or a person's own data by default, and why."""
+    if plan.method == 'mllc':
+        return {
+            'graph_supervision=1.0': 'the graphs learn from the masks, too: pseudo-labels drift less',
+            f'unsup_warmup={max(1, round(_WARMUP / plan.steps))}': 'epochs until pseudo-labels count in full',
+        }
     if plan.method == 'u2pl' and classes <= 3:
-        return f'low_rank={classes - 1}', f'there are {classes} classes to rank'
+        return {f'low_rank={classes - 1}': f'there are {classes} classes to rank'}
     positions = (min(plan.crop) // 16) ** 2
     if plan.method == 'corrmatch' and positions < 128:
-        return f'num_shapes={positions}', 'of so many positions that a crop has at stride 16'
-    return None
+        return {f'num_shapes={positions}': 'of so many positions that a crop has at stride 16'}
+    return {}
 
 
 def _color_type(data: Data) -> tuple[str, str] | None:

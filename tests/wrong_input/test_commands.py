@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from mmsemi.apis.launch import load_config
@@ -127,6 +128,24 @@ def test_masks_of_0_and_255_are_mapped_by_init_and_train(project):
     status, text = project.run('init', *FOLDERS, '--unlabeled', 'unlabeled', '--method', 'fixmatch', '--out', 'p')
     assert status == 0 and '255 is taken as the second class' in text
     project.config = project.root / 'p/config.py'
+    assert project.train(*NO_WORKERS)[0] is None
+
+
+SETTINGS = {
+    'mllc': {'graph_supervision': 1.0, 'unsup_warmup': 500},  # an epoch is one step
+    'u2pl': {'low_rank': 2},
+    'corrmatch': {'num_shapes': 4},
+    'fixmatch': {},
+}
+
+
+@pytest.mark.parametrize('method', SETTINGS)
+def test_init_writes_what_a_method_needs_on_few_classes_small_crops_and_own_data(method, project):
+    status, text = project.run('init', *FOLDERS, '--unlabeled', 'unlabeled', '--method', method, '--out', 'p')
+    assert status == 0, text
+    project.config = project.root / 'p/config.py'
+    own = Config.fromfile(project.config).model
+    assert {key: own[key] for key in SETTINGS[method]} == SETTINGS[method]
     assert project.train(*NO_WORKERS)[0] is None
 
 
