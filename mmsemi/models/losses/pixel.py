@@ -103,16 +103,13 @@ def logit_distance(first: Tensor, second: Tensor, valid: Tensor | None = None, n
         Tensor: A scalar, 0 where no pixel counts.
     """
     first, second = full_precision(first), full_precision(second)
-    if normalize:
-        return masked_mean((_standardised(first) - _standardised(second)).square().mean(1), valid)
-    return masked_mean((first - second).square().sum(1), valid)
-
-
-def _standardised(logits: Tensor, eps: float = 1e-5) -> Tensor:
-    """Scores with mean 0 and sample variance 1 over the classes; all 0 where they are equal."""
-    centered = logits - logits.mean(1, keepdim=True)
-    variance = centered.square().sum(1, keepdim=True) / (logits.shape[1] - 1)
-    return centered * (variance + eps).rsqrt()
+    if not normalize:
+        return masked_mean((first - second).square().sum(1), valid)
+    # Standardised as layers are, but for the sample variance; scores that are all equal become 0.
+    classes = first.shape[1]
+    share = (classes - 1) / classes
+    first, second = (F.layer_norm(x.movedim(1, -1), (classes,), eps=1e-5 * share) for x in (first, second))
+    return share * masked_mean(F.mse_loss(first, second, reduction='none').mean(-1), valid)
 
 
 @MODELS.register_module()
