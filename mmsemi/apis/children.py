@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -17,6 +17,11 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == 'linux' else None
 def available_cores() -> int:
     """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def with_threads(environment: Mapping[str, str], threads: int) -> dict[str, str]:
+    """An environment in which libraries compute with so many threads, unless it said already with how many."""
+    return {**dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(threads)), **environment}
 
 
 def start(command: Sequence[str], **kwargs: Any) -> subprocess.Popen:

@@ -40,8 +40,7 @@ def start_ranks(processes: int, tool: Sequence[str]) -> int:
     if problem:
         print(f'error: {problem}', file=sys.stderr)
         return 2
-    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-        env.setdefault(name, str(max(1, children.available_cores() // processes)))
+    env = children.with_threads(env, max(1, children.available_cores() // processes))
     with tempfile.TemporaryDirectory() as folder:
         env[ERROR_FILE] = str(Path(folder) / 'error')
         first = int(env['NODE_RANK']) * processes

@@ -188,8 +188,7 @@ def start_tool(
     if options:
         command += ['--cfg-options', *options]
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get('PYTHONPATH')]))
-    share = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(threads))
-    env = {**share, **os.environ, 'PYTHONPATH': path}
+    env = {**children.with_threads(os.environ, threads), 'PYTHONPATH': path}
     with log.open('w', encoding='utf-8') as file:
         return children.start(command, stdout=file, stderr=subprocess.STDOUT, env=env)
 
