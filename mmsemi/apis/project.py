@@ -30,7 +30,8 @@ from .launch import find_config
 _SMALL = 'deeplabv3plus_r18w32'
 _LARGE = 'deeplabv3plus_r50'
 _WARMUP = 500
-"""Steps over which MLLC's pseudo-labels, which no threshold sifts, gain their weight (configs/mllc/README.md)."""
+"""Steps over which MLLC's pseudo-labels, which no threshold sifts, gain their weight (configs/mllc/README.md); a third
+of a training at most."""
 
 
 @dataclass
@@ -390,9 +391,10 @@ def _meant_for(schedule: str) -> int:
 def _method_settings(plan: Plan, classes: int) -> dict[str, str]:
     """Keys of the method that do not fit few classes, small crops or a person's own data by default, and why."""
     if plan.method == 'mllc':
+        warmup = max(1, min(round(_WARMUP / plan.steps), plan.epochs // 3))
         return {
             'graph_supervision=1.0': 'the graphs learn from the masks, too: pseudo-labels drift less',
-            f'unsup_warmup={max(1, round(_WARMUP / plan.steps))}': 'epochs until pseudo-labels count in full',
+            f'unsup_warmup={warmup}': 'epochs until pseudo-labels count in full',
         }
     if plan.method == 'u2pl' and classes <= 3:
         return {f'low_rank={classes - 1}': f'there are {classes} classes to rank'}

@@ -132,7 +132,7 @@ def test_masks_of_0_and_255_are_mapped_by_init_and_train(project):
 
 
 SETTINGS = {
-    'mllc': {'graph_supervision': 1.0, 'unsup_warmup': 500},  # an epoch is one step
+    'mllc': {'graph_supervision': 1.0, 'unsup_warmup': 100},  # an epoch is one step, there are 300: a third of them
     'u2pl': {'low_rank': 2},
     'corrmatch': {'num_shapes': 4},
     'fixmatch': {},
