@@ -10,6 +10,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mmsemi.apis.config import import_formatter
 from mmsemi.engine import choose_train_loop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,7 @@ def shorten_runs(patch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longer than a small training: each run of mmengine asks the compilers for their versions,
     formats its config many times and collects garbage among all that was imported.
     """
+    import_formatter()
     patch.setattr('mmengine.runner.runner.collect_env', dict)
     patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, False))
     gc.freeze()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import pickle
 import re
+import tempfile
 from typing import Any
+from unittest import mock
 
 from mmengine.config import Config
 
@@ -165,3 +170,18 @@ def _copy(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_copy(inner) for inner in value)
     return value
+
+
+def import_formatter() -> None:
+    """Import yapf, with which mmengine writes configs as text.
+
+    Its first import on a machine leaves a cache, under whose final name the file is empty for a moment: one of several
+    processes that start together may read it then, and a process that is killed then leaves it so. Where the cache
+    cannot be read, this process makes one of its own.
+    """
+    module = 'yapf.yapflib.yapf_api'
+    try:
+        importlib.import_module(module)
+    except (EOFError, pickle.UnpicklingError):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, XDG_CACHE_HOME=folder):
+            importlib.import_module(module)

@@ -36,7 +36,7 @@ from mmsemi.apis.config_keys import (
 from mmsemi.apis.errors import ERROR_FILE, ROOTS, UsageError, find_rule, log_to, report, report_bug
 from mmsemi.utils import register_all_modules
 
-from .config import resolve
+from .config import import_formatter, resolve
 from .options import OptionsAction, merge_options
 
 __all__ = ['ERROR_FILE', 'UsageError', 'run']
@@ -287,6 +287,7 @@ def build_runner(cfg: Config) -> Runner:
             super().scale_lr(optim_wrapper, auto_scale_lr)
 
     fuse_optimizer(cfg)
+    import_formatter()
     runner = OurRunner.from_cfg(cfg)
     accelerate(runner)
     return runner

@@ -13,6 +13,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from mmsemi.apis import launch
+from tests import tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
 # Since torch 2.13 it has another name.
@@ -210,6 +211,29 @@ def test_a_rank_leaves_with_all_said_and_before_the_interpreter_is_taken_down():
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     result = subprocess.run([sys.executable, '-c', LEAVING], capture_output=True, text=True, env=env, timeout=120)
     assert (result.returncode, result.stdout) == (3, 'flushed closed '), result.stderr
+
+
+BUILDING = """
+import sys
+from mmengine.config import Config
+from mmsemi.apis.launch import build_runner
+build_runner(Config.fromfile(sys.argv[1]))
+"""
+
+
+def test_a_run_starts_while_another_writes_the_cache_of_yapf(drawn, tmp_path):
+    """As ranks do on a machine on which nothing was run yet: the files have their names before their content."""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    subprocess.run([sys.executable, '-c', 'import yapf.yapflib.yapf_api'], env=env, check=True)
+    files = list(tmp_path.glob('cache/YAPF/*/*.pickle'))
+    assert files
+    for file in files:
+        file.write_bytes(b'')
+    tiny_run.draw(drawn)
+    tiny_run.config('Supervised', drawn, tmp_path / 'run').dump(tmp_path / 'config.py')
+    command = [sys.executable, '-c', BUILDING, str(tmp_path / 'config.py')]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert result.returncode == 0, result.stderr
 
 
 def test_bug_keeps_its_traceback():
