@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -238,3 +241,27 @@ def test_channels_last_can_be_set_aside():
 
 def test_a_cpu_has_bfloat16():
     assert optim_wrapper.has_bfloat16('cpu')
+
+
+TOUCHING = """
+import resource
+import numpy as np
+from mmsemi.apis.acceleration import keep_freed_memory
+
+print(keep_freed_memory())
+for step in range(11):
+    np.ones(1 << 23)
+    if step == 0:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'confstr') or 'glibc' not in os.confstr('CS_GNU_LIBC_VERSION'), reason='no glibc')
+@pytest.mark.parametrize('told', [{}, {'MALLOC_MMAP_MAX_': '65536'}])
+def test_a_step_on_a_cpu_has_the_memory_of_the_one_before(told):
+    env = {**os.environ, 'PYTHONPATH': str(tiny_run.ROOT), **told}
+    said = subprocess.run([sys.executable, '-c', TOUCHING], env=env, capture_output=True, text=True, check=True).stdout
+    kept, faults = said.split()[-2:]
+    assert kept == str(not told)
+    assert told or int(faults) < 10, 'ten times 64 MiB are 160 thousand pages, or 320 huge ones'
