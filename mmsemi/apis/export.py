@@ -118,7 +118,8 @@ def plain_model(cfg: Config) -> tuple[dict, dict[str, str]]:
     # As it was trained: plain mmseg does not know the crop.
     model = with_align_corners(copy.deepcopy(cfg.model.student.to_dict()), preprocessor['size'])
     share_classes(model)
-    model['backbone'].pop('with_cp', None)  # a matter of training, which not every backbone of mmseg knows
+    for key in ('with_cp', 'norm_eval'):
+        model['backbone'].pop(key, None)  # a matter of training, which not every backbone of mmseg knows
     kept = {key: preprocessor[key] for key in PREPROCESSOR_KEYS if key in preprocessor}
     model.update(pretrained=None, train_cfg=None, data_preprocessor={'type': 'SegDataPreProcessor', **kept})
     sources = {}

@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsemi.models.checkpointing import recompute_blocks
 from mmsemi.models.frozen_encoder import EncodedViews
@@ -112,7 +113,9 @@ class Branch(BaseModule):
 
     Args:
         segmentor (dict): Config of the segmentor. ``backbone.with_cp=True`` computes the blocks of any backbone again
-            in the backward pass, which saves memory (:mod:`mmsemi.models.checkpointing`).
+            in the backward pass, which saves memory (:mod:`mmsemi.models.checkpointing`). ``backbone.norm_eval=True``
+            is that of mmseg's ResNet for any backbone: batch normalisation has the statistics that it was loaded with,
+            in training too, so that no view depends on the others of its pass.
         heads (dict[str, dict], optional): Configs of the auxiliary heads by name. Those with a ``source`` read one
             feature and run in every pass: ``'backbone'``, ``'classifier'`` (class scores), ``'decoder'``, the feature
             in front of the decode head's classifier, or a name in the decode head's ``positions``. The others are
@@ -134,7 +137,8 @@ class Branch(BaseModule):
         # A copy: mmseg writes `pretrained` into the config it is given, and the teacher is built from the same one.
         segmentor = with_align_corners(_with_init_cfg(copy.deepcopy(segmentor)), crop)
         share_classes(segmentor)
-        recompute = segmentor.get('backbone', {}).pop('with_cp', False)
+        backbone = segmentor.get('backbone', {})
+        recompute, self.norm_eval = (backbone.pop(key, False) for key in ('with_cp', 'norm_eval'))
         self.segmentor = MODELS.build(segmentor)
         _check_scores(self.segmentor)
         if recompute:
@@ -145,6 +149,15 @@ class Branch(BaseModule):
         # In a step, where student and teacher have one frozen encoder: what it made of the images so far.
         self.encoded: EncodedViews | None = None
         self.add_heads(heads or {})
+
+    def train(self, mode: bool = True) -> Branch:
+        """Training mode, but for the backbone's batch normalisation with ``norm_eval``."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.segmentor.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def add_heads(self, heads: dict[str, dict]) -> None:
         """Add auxiliary heads by name.

@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -355,3 +357,34 @@ def test_a_decoder_that_reads_the_class_token_is_refused():
     head = transformer()['decode_head']
     with pytest.raises(ValueError, match="readout_type must be 'ignore', not 'project'"):
         MODELS.build({**head, 'readout_type': 'project'})
+
+
+LITE = dict(type='mmpretrain.TIMMBackbone', model_name='tf_efficientnet_lite0', features_only=True, out_indices=(1, 2))
+
+
+@pytest.mark.parametrize('of_another_library', [False, True])
+def test_with_norm_eval_no_image_depends_on_the_others_of_its_pass(of_another_library):
+    student = tiny.segmentor()
+    if of_another_library:
+        pytest.importorskip('timm')
+        importlib.import_module('mmpretrain.models')
+        head = dict(
+            type='FCNHead',
+            in_channels=40,
+            in_index=1,
+            channels=4,
+            num_classes=4,
+            norm_cfg=dict(type='GN', num_groups=2),
+        )
+        student = dict(type='EncoderDecoder', backbone=dict(LITE), decode_head=head)
+    images = torch.randn(3, 3, 64, 64)
+    for norm_eval in (False, True):
+        student['backbone']['norm_eval'] = norm_eval
+        branch = Branch(student).train()
+        backbone = branch.segmentor.backbone
+        before = {name: value.clone() for name, value in backbone.named_buffers()}
+        together, alone = backbone(images)[-1][:1], backbone(images[:1])[-1]
+        assert torch.allclose(together, alone, atol=1e-5) == norm_eval
+        assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers()) == norm_eval
+        assert branch.segmentor.decode_head.training and backbone.training
+        assert not any(module.training for module in branch.eval().modules())
