@@ -2,5 +2,5 @@ _base_ = ['../_base_/lite0_camvid.py', '../_base_/methods/corrmatch.py']
 model = dict(
     data_preprocessor=_base_.view_cfg,
     student=_base_.network,
-    heads=dict(correlation=dict(hidden_channels=128)),
+    heads=dict(correlation=dict(hidden_channels=128, norm_cfg=_base_.norm_cfg)),
 )

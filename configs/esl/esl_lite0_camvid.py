@@ -4,5 +4,5 @@ model = dict(
     negatives=127,
     data_preprocessor=_base_.view_cfg,
     student=_base_.network,
-    heads=dict(projector=dict(hidden_channels=128, out_channels=128)),
+    heads=dict(projector=dict(hidden_channels=128, out_channels=128, norm_cfg=_base_.norm_cfg)),
 )

@@ -7,5 +7,5 @@ model = dict(
     graph_supervision=1.0,
     data_preprocessor=_base_.view_cfg,
     student=_base_.network,
-    heads=dict(embedding=dict(out_channels=64)),
+    heads=dict(embedding=dict(out_channels=64, norm_cfg=_base_.norm_cfg)),
 )

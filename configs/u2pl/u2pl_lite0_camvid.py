@@ -5,5 +5,5 @@ model = dict(
     keys_per_step=128,
     data_preprocessor=_base_.view_cfg,
     student=_base_.network,
-    heads=dict(representation=dict(out_channels=128)),
+    heads=dict(representation=dict(out_channels=128, norm_cfg=_base_.norm_cfg)),
 )

