@@ -20,8 +20,13 @@ def available_cores() -> int:
 
 
 def with_threads(environment: Mapping[str, str], threads: int) -> dict[str, str]:
-    """An environment in which libraries compute with so many threads, unless it said already with how many."""
-    return {**dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(threads)), **environment}
+    """An environment in which libraries compute with so many threads, unless it said already with how many.
+
+    What is said of one library holds for the other: torch takes the number of either.
+    """
+    names = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
+    said = next((environment[name] for name in names if environment.get(name)), str(threads))
+    return {**dict.fromkeys(names, said), **environment}
 
 
 def start(command: Sequence[str], **kwargs: Any) -> subprocess.Popen:

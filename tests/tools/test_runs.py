@@ -266,13 +266,26 @@ def test_a_run_that_was_broken_off_is_judged_by_all_its_parts_and_not_by_what_wa
     assert run.seconds_per_iteration() == 0.5
 
 
-def test_a_training_takes_its_share_of_the_cores_unless_the_environment_says_how_many_threads(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('said', 'expected'),
+    [
+        ({}, ('2', '2')),
+        ({'MKL_NUM_THREADS': '3'}, ('3', '3')),
+        ({'OMP_NUM_THREADS': '1'}, ('1', '1')),
+        ({'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '3'}, ('1', '3')),
+    ],
+)
+def test_a_training_takes_its_share_of_the_cores_unless_the_environment_says_how_many_threads(
+    said, expected, tmp_path, monkeypatch
+):
     seen = {}
     monkeypatch.setattr(runs.children, 'start', lambda command, env, **how: seen.update(env))
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    monkeypatch.setenv('MKL_NUM_THREADS', '3')
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
     runs.start_tool('train.py', [], [], tmp_path / 'log', threads=2)
-    assert (seen['OMP_NUM_THREADS'], seen['MKL_NUM_THREADS']) == ('2', '3')
+    assert (seen['OMP_NUM_THREADS'], seen['MKL_NUM_THREADS']) == expected
 
 
 PARENT = """
