@@ -36,7 +36,7 @@ _COMPILATIONS = 64
 """Of all networks of a run together, by Dynamo's count; its default of 8 would leave the last ones eager."""
 _MALLOPT = {-1: -1, -4: 0}
 """Of glibc's malloc.h. M_TRIM_THRESHOLD: freed memory is never given back; M_MMAP_MAX: none is mapped on its own."""
-_MALLOC = {'MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_MAX_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES'}
+_MALLOC_VARIABLES = {'MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_MAX_', 'MALLOC_MMAP_THRESHOLD_', 'GLIBC_TUNABLES'}
 """Variables of the environment that say the same."""
 _HALVES = ('fp16', 'bf16')
 _KNOWN = (None, 'OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper')
@@ -181,7 +181,7 @@ def keep_freed_memory() -> bool:
     Returns:
         bool: Whether it was done; False with another C library, or where the environment says it.
     """
-    if sys.platform != 'linux' or _MALLOC & os.environ.keys():
+    if sys.platform != 'linux' or _MALLOC_VARIABLES & os.environ.keys():
         return False
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', lambda option, value: False)
     return all(mallopt(*option) for option in _MALLOPT.items())

@@ -172,6 +172,12 @@ def _copy(value: Any) -> Any:
     return value
 
 
+def as_text(cfg: Config) -> str:
+    """What mmengine writes to a config's file."""
+    import_formatter()
+    return cfg.pretty_text
+
+
 def import_formatter() -> None:
     """Import yapf, with which mmengine writes configs as text.
 

@@ -27,7 +27,7 @@ from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmsemi.utils import register_all_modules
 
-from .config import import_formatter
+from .config import as_text
 from .launch import UsageError, quiet
 
 PREPROCESSOR_KEYS = ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr', 'pad_val', 'seg_pad_val', 'size_divisor', 'test_cfg')
@@ -253,8 +253,7 @@ def export(
     out = Path(str(out).removesuffix('.pth'))
     out.parent.mkdir(parents=True, exist_ok=True)
     config_path, weights_path = Path(f'{out}.py'), Path(f'{out}.pth')
-    import_formatter()
-    config_path.write_text(f'{text}\n{Config(keys).pretty_text}', encoding='utf-8')
+    config_path.write_text(f'{text}\n{as_text(Config(keys))}', encoding='utf-8')
     kept = {'dataset_meta': checkpoint['meta'].get('dataset_meta'), 'epoch': checkpoint['meta'].get('epoch')}
     checkpoints.write({'meta': kept, 'state_dict': weights}, weights_path)
     network = _load(config_path, weights)

@@ -18,7 +18,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmsemi.apis import children
-from mmsemi.apis.config import import_formatter
+from mmsemi.apis.config import as_text
 from mmsemi.apis.errors import ROOTS, UsageError
 from mmsemi.apis.launch import find_config
 
@@ -168,8 +168,7 @@ class Run:
         return marker.is_file() and marker.read_text(encoding='utf-8') == self._fingerprint()
 
     def _fingerprint(self) -> str:
-        import_formatter()
-        content = Config.fromfile(find_config(self.config)).pretty_text + '\n'.join([*self.options, *self.flags])
+        content = as_text(Config.fromfile(find_config(self.config))) + '\n'.join([*self.options, *self.flags])
         return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -260,8 +260,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not hasattr(os, 'confstr') or 'glibc' not in os.confstr('CS_GNU_LIBC_VERSION'), reason='no glibc')
 @pytest.mark.parametrize('told', [{}, {'MALLOC_MMAP_MAX_': '65536'}])
 def test_a_step_on_a_cpu_has_the_memory_of_the_one_before(told):
-    env = {**os.environ, 'PYTHONPATH': str(tiny_run.ROOT), **told}
+    env = {name: value for name, value in os.environ.items() if name not in acceleration._MALLOC_VARIABLES}
+    env |= {'PYTHONPATH': str(tiny_run.ROOT), **told}
     said = subprocess.run([sys.executable, '-c', TOUCHING], env=env, capture_output=True, text=True, check=True).stdout
     kept, faults = said.split()[-2:]
     assert kept == str(not told)
     assert told or int(faults) < 10, 'ten times 64 MiB are 160 thousand pages, or 320 huge ones'
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_a_run_keeps_freed_memory_where_its_tensors_are_on_a_cpu(device, machine, monkeypatch):
+    machine(device)
+    called = []
+    monkeypatch.setattr(acceleration, 'keep_freed_memory', lambda: called.append('kept'))
+    logger = logging.getLogger('kept')
+    acceleration.accelerate(argparse.Namespace(cfg=Config({}), model=nn.Identity(), logger=logger))
+    assert called == ['kept'] * (device == 'cpu')

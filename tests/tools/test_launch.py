@@ -219,9 +219,18 @@ from mmengine.config import Config
 from mmsemi.apis.launch import build_runner
 build_runner(Config.fromfile(sys.argv[1]))
 """
+COMPARING = """
+import sys
+from pathlib import Path
+from mmsemi.apis.runs import Run
+folder = Path(sys.argv[1]).parent
+(folder / 'finished').write_text('with another config')
+assert not Run('one', sys.argv[1], folder).is_finished()
+"""
 
 
-def test_a_run_starts_while_another_writes_the_cache_of_yapf(drawn, tmp_path):
+@pytest.mark.parametrize('script', [BUILDING, COMPARING])
+def test_a_run_starts_while_another_writes_the_cache_of_yapf(script, drawn, tmp_path):
     """As ranks do on a machine on which nothing was run yet: the files have their names before their content."""
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
     subprocess.run([sys.executable, '-c', 'import yapf.yapflib.yapf_api'], env=env, check=True)
@@ -231,7 +240,7 @@ def test_a_run_starts_while_another_writes_the_cache_of_yapf(drawn, tmp_path):
         file.write_bytes(b'')
     tiny_run.draw(drawn)
     tiny_run.config('Supervised', drawn, tmp_path / 'run').dump(tmp_path / 'config.py')
-    command = [sys.executable, '-c', BUILDING, str(tmp_path / 'config.py')]
+    command = [sys.executable, '-c', script, str(tmp_path / 'config.py')]
     result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
     assert result.returncode == 0, result.stderr
 
