@@ -22,7 +22,7 @@ from torch import nn
 
 from mmsemi.datasets.limit_side import LimitSide
 from mmsemi.engine import checkpoints
-from mmsemi.models.branch import share_classes
+from mmsemi.models.branch import BRANCH_KEYS, share_classes
 from mmsemi.models.resizing import with_align_corners
 from mmsemi.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from mmsemi.utils import register_all_modules
@@ -118,8 +118,8 @@ def plain_model(cfg: Config) -> tuple[dict, dict[str, str]]:
     # As it was trained: plain mmseg does not know the crop.
     model = with_align_corners(copy.deepcopy(cfg.model.student.to_dict()), preprocessor['size'])
     share_classes(model)
-    for key in ('with_cp', 'norm_eval'):
-        model['backbone'].pop(key, None)  # a matter of training, which not every backbone of mmseg knows
+    for key in BRANCH_KEYS:
+        model['backbone'].pop(key, None)
     kept = {key: preprocessor[key] for key in PREPROCESSOR_KEYS if key in preprocessor}
     model.update(pretrained=None, train_cfg=None, data_preprocessor={'type': 'SegDataPreProcessor', **kept})
     sources = {}

@@ -25,7 +25,8 @@ from mmsemi.registry import MODELS
 Perturbation = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 """Changes the levels of a backbone together."""
 
-
+BRANCH_KEYS = ('with_cp', 'norm_eval')
+"""Keys of a backbone that :class:`Branch` sees to, in training alone; not every backbone knows them."""
 _ANY_SIZE = (224, 224)
 """Height and width of an image that networks take, where the training crop is not known."""
 
@@ -138,7 +139,7 @@ class Branch(BaseModule):
         segmentor = with_align_corners(_with_init_cfg(copy.deepcopy(segmentor)), crop)
         share_classes(segmentor)
         backbone = segmentor.get('backbone', {})
-        recompute, self.norm_eval = (backbone.pop(key, False) for key in ('with_cp', 'norm_eval'))
+        recompute, self.norm_eval = (backbone.pop(key, False) for key in BRANCH_KEYS)
         self.segmentor = MODELS.build(segmentor)
         _check_scores(self.segmentor)
         if recompute:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmsemi.apis.launch import prepare_config
 from mmsemi.models import resizing
-from mmsemi.models.branch import Branch
+from mmsemi.models.branch import BRANCH_KEYS, Branch
 from mmsemi.models.modules.receptive_field import receptive_fields
 from mmsemi.models.resizing import aligns_corners, resize_labels
 from mmsemi.registry import MODELS
@@ -58,7 +58,8 @@ def fields(name: str, crop: tuple[int, int]) -> list:
     cfg.model = dict(student=cfg.network)
     cfg.model = without_weights(cfg).model.student
     prepare_config(cfg, launcher='none')
-    backbone = MODELS.build(cfg.model.backbone).to('meta')
+    plain = {key: value for key, value in cfg.model.backbone.items() if key not in BRANCH_KEYS}
+    backbone = MODELS.build(plain).to('meta')
     backbone.eval()
     levels = []
 
