@@ -193,7 +193,7 @@ MAKERS = {
     'ade20k': make_ade20k,
     'coco81': make_coco81,
     'camvid': make_camvid,
-    'camvid_drive': make_drives,
+    'camvid_halves': make_drives,
     'folder': make_folder,
     # A count draws slices, which may split a patient who has more than one.
     'acdc': lambda root: make_acdc(root, scans=1, slices=1),

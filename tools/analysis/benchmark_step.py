@@ -2,7 +2,7 @@
 
     python tools/analysis/benchmark_step.py unimatch/unimatch_r50_voc.py --crop 321 --batch 2 2
     python tools/analysis/benchmark_step.py mllc/mllc_r50_voc.py --crop 321 512 800 --batch 1 1 --amp bf16
-    python tools/analysis/benchmark_step.py mllc/mllc_r50_voc.py --device cuda --repeats 20
+    python tools/analysis/benchmark_step.py mllc/mllc_r101_voc.py --device cuda --repeats 20
 
 A step is what training does with a batch that the workers have delivered: loading runs beside it and is not counted.
 The batch is one of random uint8 crops, so that no data set is needed; weights are random.
@@ -20,6 +20,9 @@ The floor repeats the step's calls of these networks, in the same grouping, mode
 the output gradients that they had in a step. Steps and floors take turns, and so do the crops where several are given;
 the overhead is the median over pairs, for machines are noisy. With one thread on a CPU, the default there, time is the
 process's CPU time, which other programs disturb least; else it is wall time, on CUDA the device's own.
+
+Watching every operation keeps the host busy, for which a GPU may wait. On CUDA a line above the table so tells what
+steps take that are not watched, and their peak memory: what tensors took, and what torch then held of the device.
 
 Where the config has plugins (MPMC), a line tells how much longer its step takes than the same step without them. With
 --amp networks compute in half precision, in the floor too; gradients are not scaled.
@@ -61,6 +64,25 @@ LABEL_BLOCK = 32
 """Side of the blocks of one class in the synthetic labels."""
 
 
+WARMUP, UNWATCHED = 5, 20
+"""Steps on CUDA before and while they are timed without being watched."""
+
+
+class Unwatched(NamedTuple):
+    """Seconds of steps on CUDA that were not watched, the most bytes of their tensors, and those that torch held."""
+
+    seconds: list[float]
+    peak: int
+    reserved: int
+
+    def __str__(self) -> str:
+        peak, reserved = self.peak / 2**30, self.reserved / 2**30
+        return (
+            f'not watched: {1e3 * statistics.median(self.seconds):.1f} ms a step; at most {peak:.2f} GiB of tensors, '
+            f'{reserved:.2f} GiB held'
+        )
+
+
 @LOOPS.register_module(force=True)
 class BenchmarkLoop(EpochBasedTrainLoop):
     """Steps of training on one synthetic batch, each followed by its floor."""
@@ -71,6 +93,9 @@ class BenchmarkLoop(EpochBasedTrainLoop):
         self.device = torch.device(device)
         if self.device.type == 'cpu':
             runner.model = revert_sync_batchnorm(runner.model)
+        else:
+            torch.cuda.empty_cache()
+            self._others = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
         runner.model.to(self.device)
         self.amp = options['amp']
         self.clock = Clock(self.device, options['threads'])
@@ -88,11 +113,12 @@ class BenchmarkLoop(EpochBasedTrainLoop):
                         buffer.fill_(True)
         if self.amp:
             self._use_half_precision(getattr(torch, HALVES[self.amp]))
-        self.instruments = Instruments(model, self.clock)
-        self._instrument(model)
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         (batch,) = self.dataloader
+        self.unwatched = self._take_unwatched_steps(batch) if self.clock.on_cuda else None
+        self.instruments = Instruments(model, self.clock)
+        self._instrument(model)
         self.instruments.calls = []
         self._step(batch)
         calls, self.instruments.calls = self.instruments.calls, None
@@ -101,6 +127,23 @@ class BenchmarkLoop(EpochBasedTrainLoop):
         self._floor(calls)
         self._batch, self._calls = batch, calls
         return model
+
+    def _take_unwatched_steps(self, batch: dict) -> Unwatched:
+        """Steps in a row as training takes them, after some in which libraries choose their kernels."""
+        for _ in range(WARMUP):
+            self._step(batch)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(UNWATCHED + 1)]
+        events[0].record()
+        for event in events[1:]:
+            self._step(batch, read=False)
+            event.record()
+        torch.cuda.synchronize(self.device)
+        return Unwatched(
+            [before.elapsed_time(after) / 1e3 for before, after in zip(events, events[1:], strict=False)],
+            torch.cuda.max_memory_allocated(self.device) - self._others[0],
+            torch.cuda.memory_reserved(self.device) - self._others[1],
+        )
 
     def measure(self) -> None:
         """Time a step and its floor."""
@@ -136,7 +179,8 @@ class BenchmarkLoop(EpochBasedTrainLoop):
         model.loss, self.runner.optim_wrapper.backward = marked_loss, marked_backward
         model.data_preprocessor.register_forward_hook(lambda *_: self.clock.mark('data'))
 
-    def _step(self, batch: dict) -> dict[str, float]:
+    def _step(self, batch: dict, read: bool = True) -> dict[str, float]:
+        """Take a step; where the clock is not read, the host goes on while the device works."""
         runner = self.runner
         self.clock.mark()
         runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=batch)
@@ -146,7 +190,7 @@ class BenchmarkLoop(EpochBasedTrainLoop):
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=batch, outputs=outputs)
         self.clock.mark('EMA and hooks')
         self._iter += 1
-        return self.clock.seconds()
+        return self.clock.seconds() if read else {}
 
     def _floor(self, calls: list[Call]) -> dict[str, float]:
         self.clock.mark()
@@ -330,6 +374,8 @@ def main(arguments: list[str] | None = None) -> None:
                 statistics.median(sum(step.values()) for step in loop.steps) for loop in (one.loop, one.host)
             )
             print(f"plugins: {100 * (with_plugins / alone - 1):.1f} % of the method's step without them")
+        if one.loop.unwatched:
+            print(one.loop.unwatched)
         print(table(one.loop.steps, one.loop.floors))
 
 
