@@ -12,7 +12,7 @@ from tests.project import ROOT, project_files
 
 # Over DINOv2: tests/test_foundation_encoders.py.
 CONFIGS = {path.stem: Config.fromfile(path) for path in project_files('configs/mllc/*.py') if 'dino' not in path.stem}
-SMALL = {'mllc_r18_shapes', 'mllc_r18w32_camvid', 'mllc_lite0_camvid'}
+SMALL = {'mllc_r18_shapes', 'mllc_r18w32_camvid'}
 DMT = {'mllc_dlv2-r101_voc': (1e-3, 150), 'mllc_dlv2-r101_cityscapes': (4e-3, 100)}
 
 
