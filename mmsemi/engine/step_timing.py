@@ -34,14 +34,16 @@ class Clock:
         self._marks: list[tuple[str, Any]] = []
 
     def mark(self, phase: str = '') -> None:
-        """Charge the time since the last mark to ``phase``."""
+        """Charge the time since the last mark to ``phase``; without one, forget all marks and start anew."""
+        if not phase:
+            self._marks.clear()
         now = torch.cuda.Event(enable_timing=True) if self.on_cuda else self._read()
         if self.on_cuda:
             now.record()
         self._marks.append((phase, now))
 
     def seconds(self) -> dict[str, float]:
-        """Read and forget the marks; the first of them starts the clock."""
+        """Read and forget the marks."""
         if self.on_cuda:
             torch.cuda.synchronize()
         spent = dict.fromkeys(PHASES, 0.0)

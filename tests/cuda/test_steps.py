@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from mmsemi.apis.acceleration import set_amp
 from mmsemi.apis.launch import build_runner
+from mmsemi.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from mmsemi.engine.loops import ResumableEpochLoop
 from mmsemi.registry import LOOPS
 from tests import tiny_run
@@ -61,7 +63,14 @@ def train(method: str, drawn, work_dir, mpmc: bool, precision: str) -> tuple[nn.
     if precision != 'float32':
         set_amp(cfg, precision)
     runner = build_runner(cfg)
-    runner.train()
+    told = DeferredRuntimeInfoHook._hand_over
+
+    def may_wait(*args: Any) -> None:
+        torch.cuda.set_sync_debug_mode('default')
+        told(*args)
+
+    with mock.patch.object(DeferredRuntimeInfoHook, '_hand_over', may_wait):
+        runner.train()
     return runner.model, runner.train_loop.told
 
 

@@ -1,4 +1,5 @@
 import re
+import time
 
 import pytest
 import torch
@@ -55,6 +56,43 @@ def test_crops_are_measured_side_by_side_and_in_half_precision(capsys):
     assert len(titles) == 2
     for title, side in zip(titles, (48, 64), strict=True):
         assert f'crops of {side} x {side}, cpu, bf16, 1 steps' in title
+
+
+class OnCuda(Clock):
+    """A clock that takes the CPU for a GPU."""
+
+    def __init__(self, device: torch.device, threads: int) -> None:
+        super().__init__(device, threads)
+        self.on_cuda = True
+
+
+class Event:
+    """The moment of an operation that a GPU has done at once."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.time = 0.0
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def elapsed_time(self, later: 'Event') -> float:
+        return 1e3 * (later.time - self.time)
+
+
+def test_on_a_gpu_steps_are_timed_unwatched_too(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, 'Clock', OnCuda)
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    for name in ('synchronize', 'reset_peak_memory_stats', 'empty_cache'):
+        monkeypatch.setattr(torch.cuda, name, lambda *args: None)
+    for name, gib in (('max_memory_allocated', 3), ('memory_allocated', 1), ('memory_reserved', 4)):
+        monkeypatch.setattr(torch.cuda, name, lambda *args, gib=gib: gib * 2**30)
+    threads = torch.get_num_threads()
+    benchmark.main([config('FixMatch'), '--crop', '32', '--repeats', '1', '--batch', '2', '2', '--device', 'cpu'])
+    torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    told = re.fullmatch(r'not watched: ([\d.]+) ms a step; at most 2.00 GiB of tensors, 0.00 GiB held', lines[1])
+    assert told and float(told[1]) > 0
+    assert re.fullmatch(r'overhead: -?[\d.]+ %', lines[-1])
 
 
 def recorded_step(method: str) -> tuple[nn.Module, Instruments]:

@@ -91,14 +91,14 @@ class BenchmarkLoop(EpochBasedTrainLoop):
         crops = SyntheticCrops(**dataloader, num_classes=runner.model.num_classes)
         super().__init__(runner, DataLoader(crops, batch_size=len(crops), collate_fn=pseudo_collate), max_epochs)
         self.device = torch.device(device)
+        self.clock = Clock(self.device, options['threads'])
         if self.device.type == 'cpu':
             runner.model = revert_sync_batchnorm(runner.model)
-        else:
+        if self.clock.on_cuda:
             torch.cuda.empty_cache()
             self._others = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
         runner.model.to(self.device)
         self.amp = options['amp']
-        self.clock = Clock(self.device, options['threads'])
         self.steps: list[dict[str, float]] = []
         self.floors: list[dict[str, float]] = []
 
