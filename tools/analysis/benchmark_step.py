@@ -39,6 +39,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -140,7 +141,7 @@ class BenchmarkLoop(EpochBasedTrainLoop):
             event.record()
         torch.cuda.synchronize(self.device)
         return Unwatched(
-            [before.elapsed_time(after) / 1e3 for before, after in zip(events, events[1:], strict=False)],
+            [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)],
             torch.cuda.max_memory_allocated(self.device) - self._others[0],
             torch.cuda.memory_reserved(self.device) - self._others[1],
         )
