@@ -96,3 +96,15 @@ def config(method: str, root: Path, work_dir: Path, epochs: int = 2, workers: in
     # Instances of mmengine are known by name in the whole process; each run of the tests wants its own.
     cfg.experiment_name = cfg.visualizer.name = f'{path}-{work_dir}'.replace('/', '-')
     return cfg
+
+
+def only_steps(cfg: Config, loop: str, interval: int) -> None:
+    """Let a config train by a loop of that name, and neither validate nor save; the log tells every so many steps."""
+    cfg.train_cfg = dict(type=loop, max_epochs=cfg.train_cfg.max_epochs)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
+        cfg[key] = None
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.pop('visualization', None)
+    cfg.default_hooks.logger.interval = interval
+    cfg.visualizer.vis_backends = []
+    cfg.log_level = 'WARNING'

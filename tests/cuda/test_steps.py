@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmsemi.apis.acceleration import set_amp
@@ -52,14 +53,7 @@ class StepsOnCuda(ResumableEpochLoop):
 def train(method: str, drawn, work_dir, mpmc: bool, precision: str) -> tuple[nn.Module, list[dict[str, torch.Tensor]]]:
     """Four steps of a method's config for the embedded data set."""
     cfg = tiny_run.config(method, drawn, work_dir, mpmc=mpmc)
-    cfg.train_cfg = dict(type='StepsOnCuda', max_epochs=cfg.train_cfg.max_epochs)
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
-        cfg[key] = None
-    cfg.default_hooks.checkpoint = None
-    cfg.default_hooks.pop('visualization', None)
-    cfg.default_hooks.logger.interval = 1000  # the logger is what may wait
-    cfg.visualizer.vis_backends = []
-    cfg.log_level = 'WARNING'
+    tiny_run.only_steps(cfg, 'StepsOnCuda', interval=1000)  # the logger is what may wait
     if precision != 'float32':
         set_amp(cfg, precision)
     runner = build_runner(cfg)
@@ -92,9 +86,7 @@ def test_a_method_trains(method, mpmc, precision, drawn, tmp_path):
     assert result.pred_sem_seg.data.device.type == 'cuda'
 
 
-def sample_of(image: torch.Tensor):
+def sample_of(image: torch.Tensor) -> SegDataSample:
     """What a pipeline tells of an image that it did not change."""
-    from mmseg.structures import SegDataSample
-
     shape = tuple(image.shape[1:])
     return SegDataSample(metainfo=dict(ori_shape=shape, img_shape=shape))

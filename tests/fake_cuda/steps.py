@@ -213,14 +213,8 @@ def take_steps(cfg: Config, precision: str = 'float32', steps: int = 2, by_line:
             for in the first the optimizer has no state yet. Defaults to 2.
         by_line (bool): Whether to note which line takes how much memory. Defaults to False.
     """
-    cfg.train_cfg = dict(type='StepsOnFakeCuda', max_epochs=cfg.train_cfg.max_epochs)
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
-        cfg[key] = None
-    cfg.default_hooks.checkpoint = None
-    cfg.default_hooks.pop('visualization', None)
-    cfg.default_hooks.logger.interval = steps
-    cfg.visualizer.vis_backends = []
-    cfg.load_from, cfg.resume, cfg.log_level = None, False, 'WARNING'
+    tiny_run.only_steps(cfg, 'StepsOnFakeCuda', interval=steps)
+    cfg.load_from, cfg.resume = None, False
     forget_weights(cfg.model)
     StepsOnFakeCuda.report, StepsOnFakeCuda.steps = Report(), steps
     with contextlib.ExitStack() as stack:
