@@ -234,7 +234,7 @@ def keep_traceback(error: BaseException) -> str:
     handlers = MMLogger.get_current_instance().handlers if MMLogger._instance_dict else []
     try:
         for handler in handlers:
-            if isinstance(handler, logging.FileHandler):
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).exists():
                 handler.stream.write(details)
                 handler.stream.flush()
                 return f'The traceback is in {handler.baseFilename}\n'

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmsemi.apis import errors, launch
 from mmsemi.apis.config_keys import ConfigError, check_files, check_numbers, check_optimizers, read_config
@@ -102,8 +104,13 @@ def test_an_optimizer_that_nobody_knows_is_named(name):
     check_optimizers(Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW')))))
 
 
-def test_a_traceback_goes_to_a_file_where_there_is_no_log(capsys, monkeypatch):
+@pytest.mark.parametrize('removed', [False, True], ids=['no log', 'log removed'])
+def test_a_traceback_goes_to_a_file_where_there_is_no_log(removed, capsys, monkeypatch, tmp_path):
     monkeypatch.delenv(errors.ERROR_FILE, raising=False)
+    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
+    if removed:
+        MMLogger.get_instance('run', log_file=str(tmp_path / 'run.log'))
+        (tmp_path / 'run.log').unlink()
 
     def main() -> None:
         raise os_error(errno.EROFS)
