@@ -96,6 +96,7 @@ class BenchmarkLoop(EpochBasedTrainLoop):
         if self.device.type == 'cpu':
             runner.model = revert_sync_batchnorm(runner.model)
         if self.clock.on_cuda:
+            runner.model.cpu()  # mmengine has moved it already, and what it takes is part of the peak
             torch.cuda.empty_cache()
             self._others = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
         runner.model.to(self.device)
