@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmsemi.apis.config import resolve
 from mmsemi.datasets import CamVidDataset, ImageFolder, PascalVOCAugDataset, RandomScale, SemiDataset
-from mmsemi.registry import TRANSFORMS
+from mmsemi.registry import DATASETS, TRANSFORMS
 from tests.data import make_acdc, make_ade20k, make_camvid, make_cityscapes, make_coco81, make_folder, make_voc
 from tests.project import project_files
 
@@ -173,6 +173,41 @@ def make_drives(root):
     labeled = ['0001TP_006690', '0001TP_006720', '0001TP_006750']
     unlabeled = ['0006R0_f00930', '0016E5_00390']
     return make_camvid(root, {'train': [*labeled, *unlabeled, '0006R0_f02460'], 'val': ['0016E5_07959']})
+
+
+EVERY = {
+    '0001TP': (6690, 7590, 7740, 7890, 8520),
+    '0006R0': (930, 2130, 2460, 3930),
+    '0016E5': (390, 6840, 7140, 8640),
+}
+HALVES = dict(
+    pool={'0001TP': (6690, 7590), '0006R0': (930, 2130), '0016E5': (390, 6840)},
+    evaluated={'0001TP': (7890, 8520), '0006R0': (2460, 3930), '0016E5': (7140, 8640)},
+)
+DUSK = dict(
+    pool={**EVERY, '0006R0': (930, 2130)},
+    evaluated={'0006R0': (2460, 3930)},
+    candidates={'0001TP': (6690, 7590, 7740, 7890)},
+)
+
+
+@pytest.mark.parametrize(('name', 'labels', 'expected'), [('lite0_camvid', 4, HALVES), ('lite0_camvid_dusk', 23, DUSK)])
+def test_a_protocol_keeps_apart_what_is_trained_on_and_what_is_evaluated(name, labels, expected, tmp_path):
+    names = [f'{drive}_{"f" * (drive == "0006R0")}{frame:06}' for drive in EVERY for frame in EVERY[drive]]
+    root = make_camvid(tmp_path, {'train': names[:-1], 'val': names[-1:]})
+    config = Config.fromfile(CONFIGS.parent / f'{name}.py')
+    assert config.test_dataloader == config.val_dataloader and config.train_dataloader.dataset.labeled == labels
+    train = config.train_dataloader.dataset
+    found = dict(pool=train.dataset, evaluated=config.val_dataloader.dataset, candidates=train.get('candidates'))
+    for part, dataset in found.items():
+        if part not in expected:
+            assert dataset is None
+            continue
+        cut = expected[part]
+        frames = masks_by_id(DATASETS.build({**dataset, 'data_root': str(root)}))
+        assert frames.keys() == {n for n in names for drive in cut if n[:6] == drive and int(n[-6:]) in cut[drive]}, (
+            part
+        )
 
 
 MAKERS = {
