@@ -1,4 +1,3 @@
-import os
 import tempfile
 from pathlib import Path
 
@@ -27,15 +26,13 @@ def short_runs():
 def no_files_are_left(tmp_path_factory):
     """What runs keep for whoever reads their errors, and libraries their caches, goes with the session."""
     tmp_path_factory.getbasetemp()  # pytest's own is where pytest wants it
-    before = tempfile.tempdir, os.environ.get('TMPDIR')
-    with tempfile.TemporaryDirectory(prefix='mmsemi-tests-', ignore_cleanup_errors=True) as folder:
-        tempfile.tempdir = os.environ['TMPDIR'] = folder
+    with (
+        tempfile.TemporaryDirectory(prefix='mmsemi-tests-', ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(tempfile, 'tempdir', folder)
+        patch.setenv('TMPDIR', folder)
         yield
-        tempfile.tempdir = before[0]
-        if before[1] is None:
-            del os.environ['TMPDIR']
-        else:
-            os.environ['TMPDIR'] = before[1]
 
 
 @pytest.fixture(scope='session')
