@@ -169,19 +169,24 @@ def test_every_resize_of_a_config_has_antialiasing(path):
 
 
 def make_drives(root):
-    """Frames of the drives that are labeled, unlabeled and evaluated."""
-    labeled = ['0001TP_006690', '0001TP_006720', '0001TP_006750']
-    unlabeled = ['0006R0_f00930', '0016E5_00390']
-    return make_camvid(root, {'train': [*labeled, *unlabeled, '0006R0_f02460'], 'val': ['0016E5_07959']})
+    """Frames of the drives that may be labeled, unlabeled and evaluated."""
+    labeled = [f'0016E5_{frame:05}' for frame in range(390, 1200, 30)]
+    unlabeled = ['0001TP_006690', '0006R0_f00930']
+    return make_camvid(root, {'train': [*labeled, *unlabeled], 'val': ['0001TP_008010']})
 
 
 EVERY = {
     '0001TP': (6690, 7590, 7740, 7890, 8520),
     '0006R0': (930, 2130, 2460, 3930),
-    '0016E5': (390, 6840, 7140, 8640),
+    '0016E5': (390, 2190, 2220, 6840, 7140, 8640),
 }
+DAY = dict(
+    pool={**EVERY, '0001TP': (6690, 7590)},
+    evaluated={'0001TP': (7890, 8520)},
+    candidates={'0016E5': (390, 2190)},
+)
 HALVES = dict(
-    pool={'0001TP': (6690, 7590), '0006R0': (930, 2130), '0016E5': (390, 6840)},
+    pool={'0001TP': (6690, 7590), '0006R0': (930, 2130), '0016E5': (390, 2190, 2220, 6840)},
     evaluated={'0001TP': (7890, 8520), '0006R0': (2460, 3930), '0016E5': (7140, 8640)},
 )
 DUSK = dict(
@@ -191,7 +196,10 @@ DUSK = dict(
 )
 
 
-@pytest.mark.parametrize(('name', 'labels', 'expected'), [('lite0_camvid', 4, HALVES), ('lite0_camvid_dusk', 23, DUSK)])
+@pytest.mark.parametrize(
+    ('name', 'labels', 'expected'),
+    [('lite0_camvid', 23, DAY), ('lite0_camvid_halves', 4, HALVES), ('lite0_camvid_dusk', 23, DUSK)],
+)
 def test_a_protocol_keeps_apart_what_is_trained_on_and_what_is_evaluated(name, labels, expected, tmp_path):
     names = [f'{drive}_{"f" * (drive == "0006R0")}{frame:06}' for drive in EVERY for frame in EVERY[drive]]
     root = make_camvid(tmp_path, {'train': names[:-1], 'val': names[-1:]})
@@ -228,7 +236,7 @@ MAKERS = {
     'ade20k': make_ade20k,
     'coco81': make_coco81,
     'camvid': make_camvid,
-    'camvid_halves': make_drives,
+    'camvid_drives': make_drives,
     'folder': make_folder,
     # A count draws slices, which may split a patient who has more than one.
     'acdc': lambda root: make_acdc(root, scans=1, slices=1),
