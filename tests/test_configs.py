@@ -31,7 +31,7 @@ def roots(tmp_path_factory) -> dict[str, str]:
     data.make_cityscapes(root / 'cityscapes', n_train=20, n_val=1, size=(64, 32))
     starts = {'0001TP_{:06}': 6690, '0006R0_f{:05}': 930, '0016E5_{:06}': 390}
     drives = [name.format(start + 30 * i) for name, start in starts.items() for i in range(30)]
-    data.make_camvid(root / 'camvid', {'train': [*drives, '0006R0_f02460'], 'val': ['0016E5_007959']})
+    data.make_camvid(root / 'camvid', {'train': [*drives, '0006R0_f02460'], 'val': ['0016E5_007959', '0001TP_008010']})
     shapes = data.make_voc(root / 'shapes', n_train=60, n_aug=0, n_val=1, size=(48, 48), num_classes=8, trainaug=False)
     for mask in (shapes / 'SegmentationClassAug').glob('*.png'):
         mask.rename(shapes / 'SegmentationClass' / mask.name)

@@ -1,5 +1,6 @@
-# The other way round: 23 labels from the first minute of the drive at dusk (0001TP), unlabeled images from all three, the
-# first half of the evaluated drive (0006R0, by day) included; its second half is evaluated, ten frames of video later.
+# The other way round: 23 labels from the first minute of the drive at dusk (0001TP), unlabeled images from all three,
+# the first half of the evaluated drive (0006R0, by day) included; its second half is evaluated, ten frames of video
+# later.
 _base_ = './lite0_camvid.py'
 dusk = dict(_base_.train_dataloader.dataset.dataset, sequences=('0001TP',), frames={'0001TP': (6690, 8490)})
 train_dataloader = dict(
