@@ -182,7 +182,7 @@ EVERY = {
 }
 DAY = dict(
     pool={**EVERY, '0001TP': (6690, 7590)},
-    evaluated={'0001TP': (7890, 8520)},
+    evaluated={'0001TP': (7740, 7890, 8520)},
     candidates={'0016E5': (390, 2190)},
 )
 HALVES = dict(

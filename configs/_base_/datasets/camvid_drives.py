@@ -1,6 +1,6 @@
 # CamVid at 320 x 240, labels of another light than the images: 23 are from the first minute of one drive by day,
-# unlabeled images from all three, the first half of the drive at dusk included; its second half is evaluated, ten
-# frames of video later. Why this one: docs/results.md.
+# unlabeled images from all three, the first half of the drive at dusk included; its second half is evaluated, five
+# seconds later. Why this one: docs/results.md.
 _base_ = './camvid.py'
 crop_size = (193, 193)
 image_size = (320, 240)  # width, height
@@ -31,5 +31,5 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-val_dataloader = dict(dataset=dict(sequences=('0001TP',), frames={'0001TP': (7890, 8520)}, pipeline=test_pipeline))
+val_dataloader = dict(dataset=dict(sequences=('0001TP',), frames={'0001TP': (7740, 8520)}, pipeline=test_pipeline))
 test_dataloader = val_dataloader
