@@ -7,4 +7,5 @@ _base_ = [
     '../_base_/methods/unimatch.py',
 ]
 model = dict(unsup_loss='dice', data_preprocessor=_base_.view_cfg, student=_base_.network)
+auto_scale_lr = dict(base_batch_size=24)
 default_hooks = dict(checkpoint=dict(save_best='student/mDice'))
