@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from mmengine.config import Config
 
 from tests.project import ROOT, project_files
 
@@ -32,6 +33,38 @@ def test_links_lead_to_files(page):
     for target in re.findall(r'\]\(([^)\s]+)\)', text):
         if not target.startswith(('http://', 'https://', 'mailto:', '#')):
             assert (page.parent / target.split('#')[0]).exists(), f'{page.name} links to {target}'
+
+
+def listed_configs(page):
+    """Each config that a page's table of settings names, with its row; braces stand for several, as in a shell."""
+    columns = None
+    for line in page.read_text(encoding='utf-8').splitlines():
+        cells = [cell.strip() for cell in line.strip('|').split('|')] if line.startswith('|') else None
+        if cells and columns and {'labeled', 'crop', 'epochs', 'batch'} <= set(columns):
+            names = re.findall(r'`([^`<]+\.py)`', cells[0])
+            while any('{' in name for name in names):
+                names = [
+                    re.sub(r'\{[^}]*\}', each, name, count=1)
+                    for name in names
+                    for each in re.search(r'\{([^}]*)\}|$', name)[0].strip('{}').split(',')
+                ]
+            yield from ((name, dict(zip(columns, cells, strict=True))) for name in names)
+        columns = cells and (columns or cells)
+
+
+@pytest.mark.parametrize('page', project_files('configs/*/README.md'), ids=lambda page: page.parent.name)
+def test_tables_say_what_the_configs_hold(page):
+    listed = list(listed_configs(page))
+    assert listed
+    of_one_process = 'images of one of four processes' in page.read_text(encoding='utf-8')
+    for name, row in listed:
+        cfg = Config.fromfile(page.parent / name)
+        loader, crop = cfg.train_dataloader, cfg.crop_size
+        processes = 1 if of_one_process else cfg.auto_scale_lr.base_batch_size // loader.batch_size
+        batch = [processes * loader.sampler[stream] for stream in ('labeled', 'unlabeled')]
+        assert row['labeled'].split()[0] == re.search(r'\d[\d/]*', str(loader.dataset.labeled))[0], name
+        assert row['crop'] == (str(crop[0]) if crop[0] == crop[1] else '{} x {}'.format(*crop)), name
+        assert (row['epochs'], row['batch']) == (str(cfg.train_cfg.max_epochs), '{} + {}'.format(*batch)), name
 
 
 def test_pictures_are_small():

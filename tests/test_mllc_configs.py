@@ -33,6 +33,7 @@ def test_configs_named_after_the_papers_experiments_carry_its_loss(name):
     # Graphs that see no ground truth come to answer with the commonest class in these (configs/mllc/README.md).
     assert model.graph_supervision == (1.0 if name in FROM_RANDOM | APART else 0.0)
     assert (model.slg_weight, model.clg_weight, model.intra_weight) == (0.1, 1.0, 0.5)
+    assert model.get('unsup_weight', 1.0) == (0.3 if name in APART else 1.0)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
