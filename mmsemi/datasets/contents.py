@@ -93,8 +93,14 @@ class Shown:
         warnings = []
         if self.absent:
             names = ', '.join(self.absent[:_LISTED]) + (', ...' if len(self.absent) > _LISTED else '')
-            verb = {'labeled': 'learned', 'validation': 'judged'}[part]
-            warnings.append(f'No {part} pixel shows {names}: a class without one cannot be {verb}.')
+            meant = {
+                'labeled': 'a class without one cannot be learned',
+                # mmseg's means are over the classes that the masks or the predictions show.
+                'validation': 'a class without one counts as 0 in the mean where a network predicts it anywhere, and '
+                'not at all where it does not, so that means of two networks, or of two epochs, are not over the same '
+                'classes',
+            }[part]
+            warnings.append(f'No {part} pixel shows {names}: {meant}.')
         if self.black_white and self.masks > len(self.black_white):
             warnings.append(
                 f'{len(self.black_white)} of {self.masks} {part} masks hold 0 and {IGNORE_INDEX} alone (first: '
