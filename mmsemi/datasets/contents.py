@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from mmseg.datasets import BaseSegDataset
 
 from mmsemi.structures import IGNORE_INDEX
 
@@ -18,6 +19,8 @@ from .inspect import duplicates
 _MOST_COMPARED = 4000
 """Files up to which a training compares contents; `mmsemi check` compares all."""
 _LISTED = 5
+_ASKED = 64
+"""Masks by which a folder is looked for that has their images."""
 
 
 @dataclass
@@ -124,8 +127,11 @@ def lost_files(dataset: Any) -> list[str]:
     """Files of an mmseg data set of folders that its suffixes leave out: a sentence for images, one for masks.
 
     Args:
-        dataset (Any): A data set, built; nothing is said of one that reads a list, or has no folders.
+        dataset (Any): A data set, built; nothing is said of one that reads a list, has no folders, or finds its files
+            in a way of its own.
     """
+    if getattr(type(dataset), 'load_data_list', None) is not BaseSegDataset.load_data_list:
+        return []
     folder, masks = ((dataset.data_prefix or {}).get(key) for key in ('img_path', 'seg_map_path'))
     if getattr(dataset, 'ann_file', None) and os.path.isfile(dataset.ann_file):
         return []
@@ -134,21 +140,49 @@ def lost_files(dataset: Any) -> list[str]:
     image_suffix, mask_suffix = getattr(dataset, 'img_suffix', None), getattr(dataset, 'seg_map_suffix', None)
     if not (image_suffix and mask_suffix):
         return []
-    found, images = [], find_images(folder)
-    other = [path for path in images if not path.endswith(image_suffix)]
+    found, images, labels = [], find_images(folder), find_images(masks)
+    used = {path for path in images if path.endswith(image_suffix)}
+    other = [path for path in images if path not in used]
+    mixed = _overlap(folder, masks)
+    if mixed:
+        # One folder holds both, or lies within the other: what may be a mask was not left out.
+        may_be = {os.path.realpath(path) for path in labels if path.endswith(mask_suffix)}
+        other = [path for path in other if os.path.realpath(path) not in may_be]
     if other:
         found.append(
             f'{len(other)} images of {folder} do not end in {image_suffix} and are left out (first: '
             f'{os.path.basename(other[0])}); rename them, set img_suffix, or let `mmsemi init` pair them.'
         )
-    stems = {os.path.relpath(path, folder)[: -len(image_suffix)] for path in images if path.endswith(image_suffix)}
-    lost = [path for path in find_images(masks) if _stem(os.path.relpath(path, masks), mask_suffix) not in stems]
-    if lost and os.path.realpath(folder) != os.path.realpath(masks):
+    stems = {os.path.relpath(path, folder)[: -len(image_suffix)] for path in used}
+    lost = [path for path in labels if _stem(os.path.relpath(path, masks), mask_suffix) not in stems]
+    lost = [] if mixed or not lost else _of_no_image(lost, folder, masks, (image_suffix, mask_suffix))
+    if lost:
         found.append(
             f'{len(lost)} masks of {masks} belong to no image that is used (first: {os.path.basename(lost[0])}); '
             f'images end in {image_suffix} and masks in {mask_suffix} (img_suffix, seg_map_suffix).'
         )
     return found
+
+
+def _of_no_image(lost: list[str], folder: str, masks: str, suffixes: tuple[str, str]) -> list[str]:
+    """Which of these masks are of no other split: a folder beside ``folder`` whose images all have one of them."""
+    image_suffix, mask_suffix = suffixes
+    stems = {path: _stem(os.path.relpath(path, masks), mask_suffix) for path in lost}
+    some = list(stems.values())[:: max(1, len(lost) // _ASKED)]
+    known, elsewhere = set(stems.values()), set()
+    with os.scandir(os.path.dirname(os.path.normpath(folder)) or '.') as beside:
+        splits = [entry.path for entry in beside if entry.is_dir() and not _overlap(entry.path, masks)]
+    for split in splits:
+        if any(os.path.isfile(os.path.join(split, stem + image_suffix)) for stem in some):
+            images = {os.path.relpath(path, split)[: -len(image_suffix)] for path in find_images(split)}
+            elsewhere |= images if images <= known else set()
+    return [path for path in lost if stems[path] not in elsewhere]
+
+
+def _overlap(folder: str, other: str) -> bool:
+    """Is one of them the other, or within it?"""
+    real = [os.path.realpath(path) for path in (folder, other)]
+    return os.path.commonpath(real) in real
 
 
 def _stem(name: str, suffix: str) -> str:

@@ -1,6 +1,10 @@
 """What files say of a data set: images that are both trained on and judged."""
 
-from mmsemi.datasets import contents
+import pytest
+from mmseg.datasets import BaseSegDataset
+
+from mmsemi.datasets import CamVidDataset, contents
+from tests.data import make_camvid
 
 
 def write(path, text: str) -> str:
@@ -36,3 +40,40 @@ def test_copies_under_another_name_are_found_where_files_are_few_or_all_are_aske
     monkeypatch.setattr(contents, '_MOST_COMPARED', 2)
     assert contents.leaks(parts) == []
     assert contents.leaks(parts, thorough=True) == [told]
+
+
+LAYOUTS = {
+    'two folders': ('images', 'masks', []),
+    'one folder for both': ('both', 'both', []),
+    'masks within the images': ('images', 'images/masks', []),
+    'images within the masks': ('masks/images', 'masks', []),
+    'masks of several splits': ('train', 'masks', []),
+    'an image of another suffix': ('images', 'masks', ['1 images of']),
+    'a mask of no image': ('images', 'masks', ['1 masks of']),
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_files_are_lost_to_suffixes_and_not_because_of_where_masks_lie(layout, tmp_path):
+    images, masks, expected = LAYOUTS[layout]
+    (tmp_path / images).mkdir(parents=True)
+    (tmp_path / masks).mkdir(exist_ok=True, parents=True)
+    for stem in 'ab':
+        write(tmp_path / images / f'{stem}.jpg', '')
+        write(tmp_path / masks / f'{stem}.png', '')
+    if layout == 'masks of several splits':
+        write(tmp_path / 'val/c.jpg', '')
+        write(tmp_path / 'masks/c.png', '')
+    if expected:
+        write(tmp_path / ('images/c.JPG' if layout.startswith('an image') else 'masks/c.png'), '')
+    dataset = BaseSegDataset(
+        data_root=str(tmp_path), data_prefix=dict(img_path=images, seg_map_path=masks), metainfo=dict(classes=('a',))
+    )
+    told = contents.lost_files(dataset)
+    assert [sentence[: len(start)] for sentence, start in zip(told, expected, strict=True)] == expected
+
+
+def test_nothing_is_said_of_a_dataset_that_finds_its_files_itself(tmp_path):
+    """CamVid's root holds its masks, which are no images that were left out."""
+    dataset = CamVidDataset(data_root=str(make_camvid(tmp_path, suffix='.jpg')))
+    assert contents.lost_files(dataset) == []

@@ -15,7 +15,14 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmsemi.apis.config import resolve
-from mmsemi.datasets import CamVidDataset, ImageFolder, PascalVOCAugDataset, RandomScale, SemiDataset
+from mmsemi.datasets import (
+    CamVidDataset,
+    ImageFolder,
+    PascalVOCAugDataset,
+    RandomScale,
+    SemiDataset,
+    check_evaluation_data,
+)
 from mmsemi.registry import DATASETS, TRANSFORMS
 from tests.data import make_acdc, make_ade20k, make_camvid, make_cityscapes, make_coco81, make_folder, make_voc
 from tests.project import project_files
@@ -273,7 +280,9 @@ def test_dataset_config_loads_images(tmp_path, name):
     for loader in (train, val):
         loader.update(num_workers=0, persistent_workers=False)
     train.batch_size, train.sampler.labeled, train.sampler.unlabeled, train.dataset.labeled = 3, 1, 2, 2
-    batch = next(iter(Runner.build_dataloader(train, seed=0)))
+    loader = Runner.build_dataloader(train, seed=0)
+    assert loader.dataset.lost == [] and check_evaluation_data(val.dataset, 'val_dataloader')[1] == []
+    batch = next(iter(loader))
     assert [sample.stream for sample in batch['data_samples']] == ['labeled', 'unlabeled', 'unlabeled']
     for image in batch['inputs']:
         assert image.shape[1] <= config.crop_size[0] and image.shape[2] <= config.crop_size[1]
