@@ -36,6 +36,7 @@ def compare_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--pseudo-labels', action='store_true', help='a second table: how good pseudo-labels were during training'
     )
+    parser.add_argument('--classes', action='store_true', help='a further table: the score of each class')
     parser.add_argument(
         '--vary',
         nargs='+',
@@ -175,6 +176,29 @@ def pseudo_table(runs: dict[str, list[Run]]) -> str:
     return markdown(head, rows)
 
 
+def class_table(runs: dict[str, list[Run]], branch: str | None = None) -> str:
+    """A Markdown table of the score of each class, means over the seeds; a row for each method.
+
+    It is that of ``branch`` where a method has it, else of its last branch. A class that a run neither shows nor
+    predicts has no score there.
+
+    Raises:
+        UsageError: If no log tells of classes.
+    """
+    found = {}
+    for name, of_seeds in runs.items():
+        last = list(of_branches(of_seeds, branch))[-1]
+        found[name] = [one.by_class(last) for one in of_seeds]
+    classes = list(dict.fromkeys(label for of_seeds in found.values() for one in of_seeds for label in one))
+    if not classes:
+        raise UsageError(f'--classes: the logs of {", ".join(found)} have no score of a class.')
+    rows = []
+    for name, of_seeds in found.items():
+        values = ([one[label] for one in of_seeds if label in one] for label in classes)
+        rows.append([name, *(f'{statistics.mean(scored):.1f}' if scored else '' for scored in values)])
+    return markdown(['method', *classes], rows)
+
+
 def compare(
     configs: Sequence[str],
     seeds: Sequence[int] = (0, 1, 2),
@@ -186,6 +210,7 @@ def compare(
     all_labels: bool = False,
     from_logs: bool = False,
     pseudo_labels: bool = False,
+    classes: bool = False,
     vary: Sequence[str] = (),
     labels: Sequence[int] = (),
     picture: str | Path | None = None,
@@ -206,6 +231,7 @@ def compare(
         all_labels (bool): Train what the others are compared with on all labels, too. Defaults to False.
         from_logs (bool): Train nothing. Defaults to False.
         pseudo_labels (bool): Tell how good pseudo-labels were, too. Defaults to False.
+        classes (bool): Tell the score of each class, too. Defaults to False.
         vary (Sequence[str]): ``'KEY=VALUE'``, several joined by '&': train the first config with each of these, too.
         labels (Sequence[int]): Train with each of these numbers of labeled images; the table has a column for each.
         picture (str | Path, optional): PNG file in which scores are drawn against these numbers.
@@ -219,8 +245,8 @@ def compare(
     unclear = [option for option in vary if not all(key and value for key, _, value in _pairs(option))]
     if unclear:
         raise UsageError(f'--vary takes KEY=VALUE, not {unclear[0]!r}.')
-    if labels and (all_labels or pseudo_labels):
-        raise UsageError('--labels is a table of its own: leave out --all-labels and --pseudo-labels.')
+    if labels and (all_labels or pseudo_labels or classes):
+        raise UsageError('--labels is a table of its own: leave out --all-labels, --pseudo-labels and --classes.')
     if picture and not labels:
         raise UsageError('--picture draws what --labels compares; give numbers of labeled images.')
 
@@ -251,6 +277,10 @@ def compare(
             text += (
                 '\n\nPseudo-labels: mIoU of all, share kept, share of the kept that is right, each over the tenth of '
                 f'training before, mean over seeds.\n\n{pseudo_table(of_configs)}'
+            )
+        if classes:
+            text += (
+                f'\n\nEach class, mean over seeds; the last branch of each method.\n\n{class_table(of_configs, branch)}'
             )
     print(f'{said}\n\n{text}')
     return text

@@ -25,6 +25,8 @@ from mmsemi.apis.launch import find_config
 _TRAINED = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\].*?eta: (.+?)  ')
 METRICS = ('/mIoU', '/mDice')
 """What a branch is judged by, after its name in the log."""
+BY_CLASS = ('/IoU_', '/Dice_')
+"""What stands between a branch and a class in the log."""
 PSEUDO = ('pseudo/mIoU', 'pseudo/mining_ratio', 'pseudo/accuracy_kept')
 """How good pseudo-labels are, by their names in the log: all of them, the share kept, the share of those right."""
 MARKS = (0.25, 0.5, 1.0)
@@ -128,6 +130,17 @@ class Run:
     def validations(self) -> list[dict[str, float]]:
         """The metrics of each validation, oldest first."""
         return [record for record in self._records() if any(key.endswith(METRICS) for key in record)]
+
+    def by_class(self, branch: str) -> dict[str, float]:
+        """The score of each class in the last validation of a branch, in the order of the classes."""
+        found: dict[str, float] = {}
+        for record in self._records():
+            for head in (branch + mark for mark in BY_CLASS):
+                told = {key.removeprefix(head): value for key, value in record.items() if key.startswith(head)}
+                if told:
+                    found = told
+                    break
+        return found
 
     def pseudo_labels(self) -> list[dict[str, float]] | None:
         """Quality of the pseudo-labels at :data:`MARKS`: mIoU, share kept, share right; None where none was followed.

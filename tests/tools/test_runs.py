@@ -85,6 +85,30 @@ def test_all_labels_are_those_of_all_images_of_the_data_set(tmp_path):
     ]  # fmt: skip
 
 
+def by_class(work_dir: Path, *validations: dict[str, float]) -> Run:
+    """A run whose log has scores of classes at each validation, as the validation loop writes them."""
+    run = measured(work_dir, {'student/mIoU': 40.0, 'teacher/mIoU': 50.0})
+    with next(work_dir.glob('*/vis_data/scalars.json')).open('a') as file:
+        file.write('\n' + '\n'.join(map(json.dumps, validations)))
+    return run
+
+
+def test_scores_of_classes_are_those_of_the_last_validation_and_branch(tmp_path):
+    first = {'student/IoU_sky': 1.0, 'student/IoU_a b': 2.0, 'teacher/IoU_sky': 3.0, 'teacher/IoU_a b': 4.0}
+    last = {'student/IoU_sky': 5.0, 'student/IoU_a b': 6.0, 'teacher/IoU_sky': 7.0, 'teacher/IoU_a b': 8.0}
+    both = {'teacher/IoU_sky': 9.0, 'teacher/Dice_sky': 90.0}
+    runs = {
+        'mllc': [by_class(tmp_path / 'a', first, last), by_class(tmp_path / 'b', last, both)],
+        'unet': [by_class(tmp_path / 'c', {'teacher/Dice_sky': 11.0})],
+    }
+    assert compare.class_table(runs).splitlines() == [
+        '| method | sky | a b |', '| --- | --- | --- |', '| mllc | 8.0 | 8.0 |', '| unet | 11.0 |  |'
+    ]  # fmt: skip
+    assert '| mllc | 5.0 | 6.0 |' in compare.class_table({'mllc': runs['mllc'][:1]}, 'student')
+    with pytest.raises(UsageError, match='--classes: the logs of old have no score of a class'):
+        compare.class_table({'old': [measured(tmp_path / 'd', {'student/mIoU': 1.0})]})
+
+
 def followed(work_dir: Path, total: int, told: dict[int, tuple[float, float, float]]) -> Run:
     """A run whose logs say how good its pseudo-labels were at some steps."""
     run = measured(work_dir, {'student/mIoU': 40.0})

@@ -10,10 +10,10 @@ trained again, those that were broken off go on from their last checkpoint. The 
 
 from __future__ import annotations
 
-from mmsemi.apis.comparing import compare, compare_parser, plan, pseudo_table, scores, table
+from mmsemi.apis.comparing import class_table, compare, compare_parser, plan, pseudo_table, scores, table
 from mmsemi.apis.launch import run
 
-__all__ = ['plan', 'pseudo_table', 'scores', 'table']
+__all__ = ['class_table', 'plan', 'pseudo_table', 'scores', 'table']
 
 
 def main() -> None:
