@@ -228,7 +228,8 @@ def compare(
         jobs (int, optional): Trainings at the same time. Defaults to 2, or 1 on one core.
         branch (str, optional): Show this branch alone, where a method has it.
         work_dir (str | Path): Folder of all runs. Defaults to ``work_dirs/compare``.
-        all_labels (bool): Train what the others are compared with on all labels, too. Defaults to False.
+        all_labels (bool): Train what the others are compared with on all labels, too; with ``labels`` it is a sentence
+            below the table and a line in the picture. Defaults to False.
         from_logs (bool): Train nothing. Defaults to False.
         pseudo_labels (bool): Tell how good pseudo-labels were, too. Defaults to False.
         classes (bool): Tell the score of each class, too. Defaults to False.
@@ -245,28 +246,33 @@ def compare(
     unclear = [option for option in vary if not all(key and value for key, _, value in _pairs(option))]
     if unclear:
         raise UsageError(f'--vary takes KEY=VALUE, not {unclear[0]!r}.')
-    if labels and (all_labels or pseudo_labels or classes):
-        raise UsageError('--labels is a table of its own: leave out --all-labels, --pseudo-labels and --classes.')
+    if labels and (pseudo_labels or classes):
+        raise UsageError('--labels is a table of its own: leave out --pseudo-labels and --classes.')
     if picture and not labels:
         raise UsageError('--picture draws what --labels compares; give numbers of labeled images.')
 
-    def planned(options: list[str], folder: Path) -> dict[str, list[Run]]:
+    options, work_dir = list(cfg_options), Path(work_dir)
+
+    def planned(options: list[str], folder: Path, all_labels: bool = False) -> dict[str, list[Run]]:
         return plan(configs, seeds, options, folder, baseline, all_labels, vary)
 
-    options, work_dir = list(cfg_options), Path(work_dir)
     if labels:
         budgets = plan_budgets(planned, labels, options, work_dir)
         runs = [one for of_configs in budgets.values() for of_seeds in of_configs.values() for one in of_seeds]
-        _complete(runs, jobs, work_dir, from_logs)
+        of_all = planned(options, work_dir, True) if all_labels else {}
+        every = {name: of_seeds for name, of_seeds in of_all.items() if name.endswith(ALL_LABELS_SUFFIX)}
+        _complete(runs + [one for of_seeds in every.values() for one in of_seeds], jobs, work_dir, from_logs)
         found = efficiency(budgets, partial(of_branches, branch=branch))
+        ceiling = {name: list(of_branches(of_seeds, branch).values())[-1] for name, of_seeds in every.items()}
         said = f'mIoU (mDice on ACDC) in percent: mean ± standard deviation over {len(seeds)} seeds.'
         text = markdown(*efficiency_table(found))
+        text += ''.join(f'\n\n{name}: {with_spread(values)}.' for name, values in ceiling.items())
         if picture:
             from mmsemi.visualization.efficiency import draw_efficiency
 
-            draw_efficiency(found, picture)
+            draw_efficiency(found, picture, ceiling)
     else:
-        of_configs = planned(options, work_dir)
+        of_configs = planned(options, work_dir, all_labels)
         _complete([one for of_seeds in of_configs.values() for one in of_seeds], jobs, work_dir, from_logs)
         said = (
             'mIoU (mDice on ACDC) in percent; spread is the standard deviation over '
@@ -279,9 +285,7 @@ def compare(
                 f'training before, mean over seeds.\n\n{pseudo_table(of_configs)}'
             )
         if classes:
-            text += (
-                f'\n\nEach class, mean over seeds; the last branch of each method.\n\n{class_table(of_configs, branch)}'
-            )
+            text += f'\n\nEach class, mean over seeds, in the last branch:\n\n{class_table(of_configs, branch)}'
     print(f'{said}\n\n{text}')
     return text
 

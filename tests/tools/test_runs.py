@@ -153,6 +153,15 @@ def test_labels_are_compared_each_number_in_its_folder_and_drawn(tmp_path):
         '| supervised_r18_shapes | student | 30.50 ± 0.71 | 40.50 ± 0.71 |',
     ]
     assert Image.open(picture).size[0] > 500
+
+    for seed in (0, 1):
+        every = measured(tmp_path / f'supervised_r18_shapes_all_labels/seed{seed}', {'student/mIoU': 60.0 + seed})
+        every._marker('finished').write_text('')
+    drawn = picture.read_bytes()
+    with_all = compare.compare([CONFIG], [0, 1], **arguments, all_labels=True)
+    assert with_all.splitlines() == [*table.splitlines(), '', 'supervised_r18_shapes_all_labels: 60.50 ± 0.71.']
+    assert picture.read_bytes() != drawn
+
     with pytest.raises(UsageError, match='seed2, 23 labels'):
         compare.compare([CONFIG], [0, 1, 2], **arguments)
     planned = compare.plan([CONFIG], [0], ['train_dataloader.dataset.labeled=23'], tmp_path)
@@ -176,7 +185,8 @@ def test_a_config_is_compared_with_itself_under_other_options(tmp_path):
         (dict(vary=['a=1', 'b']), "--vary takes KEY=VALUE, not 'b'"),
         (dict(vary=['a=1&']), "--vary takes KEY=VALUE, not 'a=1&'"),
         (dict(labels=[0]), '1 or more, not 0'),
-        (dict(labels=[4], all_labels=True), 'leave out --all-labels'),
+        (dict(labels=[4], pseudo_labels=True), 'leave out --pseudo-labels'),
+        (dict(labels=[4], classes=True), 'leave out --pseudo-labels and --classes'),
         (dict(picture='a.png'), '--picture draws what --labels compares'),
     ],
 )
