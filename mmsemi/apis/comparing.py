@@ -285,7 +285,8 @@ def compare(
                 f'training before, mean over seeds.\n\n{pseudo_table(of_configs)}'
             )
         if classes:
-            text += f'\n\nEach class, mean over seeds, in the last branch:\n\n{class_table(of_configs, branch)}'
+            which = f'{branch} where there is one, else the last' if branch else 'last'
+            text += f'\n\nEach class, mean over seeds, of the {which} branch:\n\n{class_table(of_configs, branch)}'
     print(f'{said}\n\n{text}')
     return text
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +14,14 @@ from mmseg.datasets import BaseSegDataset
 
 from mmsemi.structures import IGNORE_INDEX
 
-from .files import find_images
+from .files import find_images, walk
 from .inspect import duplicates
 
 _MOST_COMPARED = 4000
 """Files up to which a training compares contents; `mmsemi check` compares all."""
 _LISTED = 5
 _ASKED = 64
-"""Masks by which a folder is looked for that has their images."""
+"""Images by which a folder is known to be another split."""
 
 
 @dataclass
@@ -140,49 +141,84 @@ def lost_files(dataset: Any) -> list[str]:
     image_suffix, mask_suffix = getattr(dataset, 'img_suffix', None), getattr(dataset, 'seg_map_suffix', None)
     if not (image_suffix and mask_suffix):
         return []
-    found, images, labels = [], find_images(folder), find_images(masks)
-    used = {path for path in images if path.endswith(image_suffix)}
-    other = [path for path in images if path not in used]
-    mixed = _overlap(folder, masks)
-    if mixed:
-        # One folder holds both, or lies within the other: what may be a mask was not left out.
-        may_be = {os.path.realpath(path) for path in labels if path.endswith(mask_suffix)}
-        other = [path for path in other if os.path.realpath(path) not in may_be]
+    real = _real_in_its_folder()
+    images = {real(path): path for path in find_images(folder)}
+    labels = {real(path): path for path in find_images(masks)}
+    both = images.keys() & labels.keys()
+    used = {path for path in images.values() if path.endswith(image_suffix)}
+    if images.keys() == labels.keys():
+        # One folder, in which suffixes alone tell them apart.
+        other = [path for path in images.values() if not path.endswith((image_suffix, mask_suffix))]
+        labels = [path for path in labels.values() if path not in used and path.endswith(mask_suffix)]
+    elif both == labels.keys():
+        # Two folders, or masks in a folder within that of the images.
+        other = [path for file, path in images.items() if path not in used and file not in both]
+        labels = list(labels.values())
+    else:
+        other = [path for path in images.values() if path not in used]
+        labels = [path for file, path in labels.items() if file not in both]
+    found = []
     if other:
         found.append(
             f'{len(other)} images of {folder} do not end in {image_suffix} and are left out (first: '
             f'{os.path.basename(other[0])}); rename them, set img_suffix, or let `mmsemi init` pair them.'
         )
     stems = {os.path.relpath(path, folder)[: -len(image_suffix)] for path in used}
-    lost = [path for path in labels if _stem(os.path.relpath(path, masks), mask_suffix) not in stems]
-    lost = [] if mixed or not lost else _of_no_image(lost, folder, masks, (image_suffix, mask_suffix))
+    # Cityscapes has masks of several kinds in one folder; if none is of this kind, all are lost.
+    named = [path for path in labels if path.endswith(mask_suffix)] or labels
+    lost = {stem: path for path in named if (stem := _stem(os.path.relpath(path, masks), mask_suffix)) not in stems}
+    for split in _other_splits(folder, masks, image_suffix, lost) if lost else ():
+        lost = {stem: path for stem, path in lost.items() if stem not in split}
     if lost:
+        first = os.path.basename(next(iter(lost.values())))
         found.append(
-            f'{len(lost)} masks of {masks} belong to no image that is used (first: {os.path.basename(lost[0])}); '
+            f'{len(lost)} masks of {masks} belong to no image that is used (first: {first}); '
             f'images end in {image_suffix} and masks in {mask_suffix} (img_suffix, seg_map_suffix).'
         )
     return found
 
 
-def _of_no_image(lost: list[str], folder: str, masks: str, suffixes: tuple[str, str]) -> list[str]:
-    """Which of these masks are of no other split: a folder beside ``folder`` whose images all have one of them."""
-    image_suffix, mask_suffix = suffixes
-    stems = {path: _stem(os.path.relpath(path, masks), mask_suffix) for path in lost}
-    some = list(stems.values())[:: max(1, len(lost) // _ASKED)]
-    known, elsewhere = set(stems.values()), set()
-    with os.scandir(os.path.dirname(os.path.normpath(folder)) or '.') as beside:
-        splits = [entry.path for entry in beside if entry.is_dir() and not _overlap(entry.path, masks)]
-    for split in splits:
-        if any(os.path.isfile(os.path.join(split, stem + image_suffix)) for stem in some):
-            images = {os.path.relpath(path, split)[: -len(image_suffix)] for path in find_images(split)}
-            elsewhere |= images if images <= known else set()
-    return [path for path in lost if stems[path] not in elsewhere]
+def _other_splits(folder: str, masks: str, image_suffix: str, lost: Collection[str]) -> Iterator[set[str]]:
+    """Images of the other splits that share ``masks``, their paths without suffix.
+
+    Splits are ``train`` and ``val`` or ``train/images`` and ``val/images``. A folder is one where nearly all images
+    have their mask among those that are ``lost``.
+    """
+    parent, name = os.path.split(os.path.abspath(folder))
+    beside = [*_folders(parent), *(os.path.join(other, name) for other in _folders(os.path.dirname(parent)))]
+    for other in beside:
+        if os.path.isdir(other) and not _overlap(other, masks) and not _overlap(other, folder):
+            # A folder of a million images that are none of these is not listed to its end.
+            some = itertools.islice(_stems(other, image_suffix), _ASKED)
+            if _most(some, lost) and _most(images := set(_stems(other, image_suffix)), lost):
+                yield images
+
+
+def _stems(folder: str, suffix: str) -> Iterator[str]:
+    for parent, names in walk(folder):
+        for name in names:
+            if name.endswith(suffix):
+                yield os.path.relpath(os.path.join(parent, name), folder)[: -len(suffix)]
+
+
+def _most(stems: Iterable[str], known: Collection[str]) -> bool:
+    are_known = [stem in known for stem in stems]
+    return sum(are_known) > 0.9 * len(are_known)
+
+
+def _folders(folder: str) -> list[str]:
+    """Folders in a folder; none where it may not be listed."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [path for path in (os.path.join(folder, name) for name in names) if os.path.isdir(path)]
 
 
 def _overlap(folder: str, other: str) -> bool:
     """Is one of them the other, or within it?"""
-    real = [os.path.realpath(path) for path in (folder, other)]
-    return os.path.commonpath(real) in real
+    real = [os.path.join(os.path.realpath(path), '') for path in (folder, other)]
+    return real[0].startswith(real[1]) or real[1].startswith(real[0])
 
 
 def _stem(name: str, suffix: str) -> str:
