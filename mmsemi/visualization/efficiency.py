@@ -38,7 +38,7 @@ def draw_efficiency(
     axis.set_xlabel('labeled images')
     axis.set_ylabel('mIoU in percent')
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, loc='lower right')
+    figure.legend(frameon=False, loc='outside upper center', ncols=2)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
