@@ -12,7 +12,7 @@ from typing import Any
 
 from mmsemi.registry import DATASETS
 
-from .contents import lost_files
+from .lost_files import lost_files
 from .partition import IMAGE_SUFFIXES
 
 _WRAPPERS = {'ConcatDataset': 'datasets', 'RepeatDataset': 'dataset'}
