@@ -120,6 +120,11 @@ def of_branches(runs: Sequence[Run], branch: str | None = None) -> dict[str, lis
     return {branch: found[branch]} if branch in found else found
 
 
+def judged_by(runs: Sequence[Run], branch: str | None = None) -> tuple[str, list[float]]:
+    """The branch by which a method is judged, and its scores: ``branch`` where it has that one, else its last."""
+    return list(of_branches(runs, branch).items())[-1]
+
+
 def table(runs: dict[str, list[Run]], seeds: Sequence[int], branch: str | None = None) -> str:
     """A Markdown table, a row for each method's branch.
 
@@ -187,8 +192,8 @@ def class_table(runs: dict[str, list[Run]], branch: str | None = None) -> str:
     """
     found = {}
     for name, of_seeds in runs.items():
-        last = list(of_branches(of_seeds, branch))[-1]
-        found[name] = [one.by_class(last) for one in of_seeds]
+        judged, _ = judged_by(of_seeds, branch)
+        found[name] = [one.by_class(judged) for one in of_seeds]
     classes = list(dict.fromkeys(label for of_seeds in found.values() for one in of_seeds for label in one))
     if not classes:
         raise UsageError(f'--classes: the logs of {", ".join(found)} have no score of a class.')
@@ -263,7 +268,7 @@ def compare(
         every = {name: of_seeds for name, of_seeds in of_all.items() if name.endswith(ALL_LABELS_SUFFIX)}
         _complete(runs + [one for of_seeds in every.values() for one in of_seeds], jobs, work_dir, from_logs)
         found = efficiency(budgets, partial(of_branches, branch=branch))
-        ceiling = {name: list(of_branches(of_seeds, branch).values())[-1] for name, of_seeds in every.items()}
+        ceiling = {name: judged_by(of_seeds, branch)[1] for name, of_seeds in every.items()}
         said = f'mIoU (mDice on ACDC) in percent: mean ± standard deviation over {len(seeds)} seeds.'
         text = markdown(*efficiency_table(found))
         text += ''.join(f'\n\n{name}: {with_spread(values)}.' for name, values in ceiling.items())

@@ -24,7 +24,7 @@ import re
 import shlex
 from pathlib import Path
 
-from mmsemi.apis.comparing import compare, compare_parser, of_branches
+from mmsemi.apis.comparing import compare, compare_parser, judged_by
 from mmsemi.apis.launch import UsageError, run
 from mmsemi.apis.runs import Run
 from mmsemi.apis.tables import with_spread
@@ -49,7 +49,7 @@ def _mean(folder: Path) -> str:
     runs = [Run(f'{folder.name}/{path.name}', '', path) for path in sorted(folder.glob('seed*'))]
     if not runs or not all(one.has_ended() for one in runs):
         raise UsageError(f'{folder} has no seeds, or one that was not trained to its end.')
-    return with_spread(list(of_branches(runs).values())[-1])
+    return with_spread(judged_by(runs)[1])
 
 
 def _content(arguments: str) -> str:
